@@ -1,0 +1,259 @@
+"""The one adapter between grpc.aio's four kinds of handlers and the middleware: each method is compiled once, when it is registered."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+import grpc
+
+from chassis.call import Call, enter_call
+from chassis.method import Method, describe
+from chassis.middleware import Enter, Leave, Middleware, Receive
+from lepton.errors import DETAILS_KEY, InvalidArgument, LeptonError
+
+Handler = grpc.RpcMethodHandler[Any, Any]
+_METADATA_LIMIT: Final = 4096  # bytes of details; gRPC refuses 8 KiB of metadata in all
+
+
+class Malformed:
+    """Stands for a request that could not be decoded, so that the call is refused in order and not by gRPC's UNKNOWN."""
+
+    def __init__(self, message: str) -> None:
+        object.__setattr__(self, "_message", message)
+
+    def __getattr__(self, name: str) -> Any:
+        raise self.error()
+
+    def error(self) -> InvalidArgument:
+        """The answer to such a request."""
+        return InvalidArgument("MALFORMED_MESSAGE", message=object.__getattribute__(self, "_message"))
+
+
+class Registrar:
+    """Takes the place of the server in `add_XServicer_to_server`: collects the methods, compiled."""
+
+    def __init__(self, middleware: Sequence[Middleware], domain: str) -> None:
+        self._middleware = middleware
+        self._domain = domain
+        self.handlers: dict[str, Handler] = {}
+        self.methods: list[Method] = []
+        self.services: list[str] = []
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """What generated code calls with the names and behaviours of a service."""
+        self.services.append(service)
+        for name, handler in handlers.items():
+            method = describe(service, name, handler)
+            self.methods.append(method)
+            self.handlers[method.path] = compile_handler(method, handler, self._middleware, self._domain)
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Ignored: the same methods arrive by name."""
+
+
+class Router(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Finds the handler of a call: one dictionary for all services."""
+
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        self._handlers = handlers
+
+    def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
+        """The handler, or None for an unknown method."""
+        return self._handlers.get(details.method)
+
+
+def compile_handler(method: Method, handler: Handler, middleware: Sequence[Middleware], domain: str) -> Handler:
+    """The handler with all middleware around it, in as few steps as the method needs."""
+    steps = [each.bind(method) for each in middleware]
+    leave = tuple(step.leave for step in reversed(steps) if step.leave)
+    finish = _finisher(leave, domain)
+    decode = _decoder(handler.request_deserializer, method)
+    if method.streams_requests:
+        enter = tuple(step.enter for step in steps if step.enter)
+        receive = tuple(step.receive for step in steps if step.receive)
+        behaviour = _stream(handler, method, enter, receive, finish)
+        if method.streams_responses:
+            return grpc.stream_stream_rpc_method_handler(behaviour, decode, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(behaviour, decode, handler.response_serializer)
+    both = tuple(action for step in steps for action in _unary_actions(step.enter, step.receive))
+    if method.streams_responses:
+        behaviour = _unary_stream(handler, method, both, finish)
+        return grpc.unary_stream_rpc_method_handler(behaviour, decode, handler.response_serializer)
+    behaviour = _unary_unary(handler, method, both, finish)
+    return grpc.unary_unary_rpc_method_handler(behaviour, decode, handler.response_serializer)
+
+
+def _unary_unary(handler: Handler, method: Method, actions: tuple[Receive, ...], finish: "Finish") -> Any:
+    inner = handler.unary_unary
+    default_timeout_s = 60.0
+
+    async def serve(request: Any, context: Any) -> Any:
+        call = Call(method, context)
+        enter_call(call)
+        response = None
+        try:
+            for action in actions:
+                action(call, request)
+            if call.deadline is not None:
+                response = await inner(request, context)
+            else:
+                async with asyncio.timeout(default_timeout_s):
+                    response = await inner(request, context)
+        except BaseException as error:  # noqa: BLE001 - the edge: finish() maps it, and raises again what must go on
+            call.error = error
+        if call.error is not None:
+            return await finish(call)
+        call.received = call.sent = 1
+        finish.succeed(call)
+        return response
+
+    return serve
+
+
+def _unary_stream(handler: Handler, method: Method, actions: tuple[Receive, ...], finish: "Finish") -> Any:
+    inner = handler.unary_stream
+    generates = inspect.isasyncgenfunction(inner)
+
+    async def serve(request: Any, context: Any) -> None:
+        call = Call(method, context)
+        enter_call(call)
+        call.task = asyncio.current_task()
+        try:
+            for action in actions:
+                action(call, request)
+            call.received = 1
+            if generates:
+                await _send(call, inner(request, context), context)
+            else:
+                await inner(request, context)
+        except BaseException as error:  # noqa: BLE001 - as above
+            call.error = error
+        await finish(call)
+
+    return serve
+
+
+def _stream(
+    handler: Handler, method: Method, enter: tuple[Enter, ...], receive: tuple[Receive, ...], finish: "Finish"
+) -> Any:
+    inner = handler.stream_stream if method.streams_responses else handler.stream_unary
+    generates = inspect.isasyncgenfunction(inner)
+
+    async def serve(requests: AsyncIterator[Any], context: Any) -> Any:
+        call = Call(method, context)
+        enter_call(call)
+        call.task = asyncio.current_task()
+        response = None
+        try:
+            for step in enter:
+                step(call)
+            checked = _Requests(call, requests, receive)
+            if generates:
+                await _send(call, inner(checked, context), context)
+            else:
+                response = await inner(checked, context)
+        except BaseException as error:  # noqa: BLE001 - as above
+            call.error = error
+        if response is not None:
+            call.sent = 1
+        await finish(call)
+        return response
+
+    return serve
+
+
+async def _send(call: Call, responses: Any, context: Any) -> None:
+    write = context.write
+    async with aclosing(responses):
+        async for response in responses:
+            await write(response)
+            call.sent += 1
+
+
+class _Requests:
+    """A stream of requests, each checked before the servicer sees it."""
+
+    __slots__ = ("_call", "_next", "_receive")
+
+    def __init__(self, call: Call, requests: AsyncIterator[Any], receive: tuple[Receive, ...]) -> None:
+        self._call = call
+        self._next = requests.__aiter__().__anext__
+        self._receive = receive
+
+    def __aiter__(self) -> "_Requests":
+        return self
+
+    async def __anext__(self) -> Any:
+        message = await self._next()
+        call = self._call
+        call.received += 1
+        for step in self._receive:
+            step(call, message)
+        return message
+
+
+class Finish:
+    """The end of a call: runs what leaves, innermost first, and sends the error when there is one."""
+
+    __slots__ = ("_domain", "_leave")
+
+    def __init__(self, leave: tuple[Leave, ...], domain: str) -> None:
+        self._leave = leave
+        self._domain = domain
+
+    def succeed(self, call: Call) -> None:
+        for step in self._leave:
+            step(call)
+
+    async def __call__(self, call: Call) -> None:
+        error = call.error
+        if isinstance(error, asyncio.CancelledError) and call.cut_by is not None:
+            # The stream was cut by us, not by its caller: the task goes on, to say why.
+            call.error = call.cut_by
+            if call.task is not None:
+                call.task.uncancel()
+        for step in self._leave:
+            step(call)
+        if isinstance(call.error, LeptonError):
+            await _abort(call.context, call.error, self._domain)
+        if call.error is not None:
+            raise call.error
+
+
+def _finisher(leave: tuple[Leave, ...], domain: str) -> Finish:
+    return Finish(leave, domain)
+
+
+async def _abort(context: Any, error: LeptonError, domain: str) -> None:
+    status = error.to_status(domain)
+    while len(status.details) > 1 and status.ByteSize() > _METADATA_LIMIT:
+        del status.details[-1]
+    await context.abort(error.code, error.message[:1024], ((DETAILS_KEY, status.SerializeToString()),))
+
+
+def _unary_actions(enter: Enter | None, receive: Receive | None) -> list[Receive]:
+    actions: list[Receive] = []
+    if enter is not None:
+        entering = enter
+
+        def enter_with_request(call: Call, _request: Any) -> None:
+            entering(call)
+
+        actions.append(enter_with_request)
+    if receive is not None:
+        actions.append(receive)
+    return actions
+
+
+def _decoder(decode: Callable[[bytes], Any] | None, method: Method) -> Callable[[bytes], Any]:
+    name = method.request_type.full_name if method.request_type is not None else "the request"
+
+    def safely(data: bytes) -> Any:
+        try:
+            return decode(data) if decode is not None else data
+        except Exception:  # noqa: BLE001 - whatever the decoder raises means one thing; gRPC would answer UNKNOWN
+            return Malformed(name)
+
+    return safely

@@ -1,0 +1,103 @@
+"""The call being served: what the middleware learnt about it, for the servicer and for everything below it."""
+
+import asyncio
+from contextvars import ContextVar
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from lepton.errors import LeptonError
+
+if TYPE_CHECKING:
+    from chassis.method import Method
+    from chassis.telemetry import Span, Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who calls: a user, a service account, or a peer of the mesh by its SPIFFE id."""
+
+    name: str
+    token_id: str = ""
+    session: str = ""
+    expires_at: float = float("inf")
+    projects: tuple[str, ...] = ()
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether it is a service or an agent that proved itself by its certificate."""
+        return self.name.startswith("spiffe://")
+
+
+class Call:
+    """One call: its method, metadata, deadline and caller. Mutable, because the middleware fills it in."""
+
+    __slots__ = (
+        "_peer", "authorization", "code", "context", "cut_by", "deadline", "error", "method", "principal", "project",
+        "received", "request_id", "sent", "span", "started", "task", "trace", "traceparent",
+    )  # fmt: skip
+
+    def __init__(self, method: "Method", context: Any) -> None:
+        self.method = method
+        self.context = context
+        self.started = monotonic()
+        self.deadline: float | None = None  # monotonic
+        self.authorization = ""
+        self.traceparent = ""
+        self.request_id = ""
+        for key, value in context.invocation_metadata() or ():
+            if key == "authorization":
+                self.authorization = value
+            elif key == "traceparent":
+                self.traceparent = value
+            elif key == "x-request-id":
+                self.request_id = value[:128]
+        self.principal: Principal | None = None
+        self.project: str | None = None  # the project of the resource that was authorised
+        self.trace: Trace | None = None
+        self.span: Span | None = None
+        self.error: BaseException | None = None  # a LeptonError once the errors middleware has seen it
+        self.code = grpc.StatusCode.OK
+        self.sent = self.received = 0
+        self.cut_by: LeptonError | None = None
+        self.task: asyncio.Task[Any] | None = None  # set for streams, which may be cut
+        self._peer: str | None = None
+
+    @property
+    def peer(self) -> str:
+        """The SPIFFE id of the mesh peer; empty on the client listener."""
+        if self._peer is None:
+            self._peer = next((name.decode() for name in self.context.peer_identities() or () if name.startswith(b"spiffe://")), "")
+        return self._peer
+
+    @property
+    def peer_service(self) -> str:
+        """The peer as access rules name it: the service's name, or `agent`."""
+        kind, _, rest = self.peer.partition("://")[2].partition("/")[2].partition("/")
+        return rest if kind == "service" else kind
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds until the deadline; None when the caller set none."""
+        return None if self.deadline is None else self.deadline - monotonic()
+
+    def cut(self, error: LeptonError) -> None:
+        """End a stream that is being served, with this error."""
+        if self.task is not None and self.cut_by is None:
+            self.cut_by = error
+            self.task.cancel()
+
+
+_current: ContextVar[Call | None] = ContextVar("lepton_call", default=None)
+
+
+def current_call() -> Call | None:
+    """The call that is being served in this task; None in background loops."""
+    return _current.get()
+
+
+def enter_call(call: Call) -> None:
+    """Make this the current call of the task; the task ends with the call, so nothing is reset."""
+    _current.set(call)

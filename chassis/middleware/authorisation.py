@@ -1,0 +1,96 @@
+"""Authorisation: the rule in the method's proto, decided locally; another project's resources look absent."""
+
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, Protocol
+
+from chassis.access import Decision
+from chassis.call import Call, Principal
+from chassis.method import Method, Rule
+from chassis.middleware import Steps
+from lepton.errors import PermissionDenied
+from lepton.names import not_found, project_of
+
+
+class Policy(Protocol):
+    """Decides permissions, and watches over streams that were let in."""
+
+    def allowed(self, principal: Principal, permission: str, resource: str) -> Decision:
+        """Whether the principal has the permission on the resource."""
+        ...
+
+    def guard(self, call: Call, permission: str, resource: str) -> None:
+        """Cut this stream when the decision that let it in no longer holds."""
+        ...
+
+    def release(self, call: Call) -> None:
+        """The stream has ended."""
+        ...
+
+
+class Authorisation:
+    """Refuses what the rule does not allow, and every method that has no rule."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def bind(self, method: Method) -> Steps:
+        """Compiles the rule."""
+        rule = method.rule
+        if rule is None:
+            return Steps(enter=_refuse)
+        if rule.public:
+            return Steps()
+        if rule.permission:
+            return self._permission(method, rule)
+        return Steps(enter=_peers_only(rule)) if rule.peers and not rule.authenticated else self._anyone(method)
+
+    def _anyone(self, method: Method) -> Steps:
+        if not (method.streams_requests or method.streams_responses) or method.is_infrastructure:
+            return Steps()
+        return Steps(enter=lambda call: self._policy.guard(call, "", ""), leave=self._policy.release)
+
+    def _permission(self, method: Method, rule: Rule) -> Steps:
+        allowed, peers, permission = self._policy.allowed, rule.peers, rule.permission
+        resource_of: Callable[[Any], str] | None = attrgetter(rule.resource) if rule.resource else None
+        is_stream = method.streams_requests or method.streams_responses
+
+        def decide(call: Call, request: Any) -> None:
+            principal = call.principal
+            if principal is None or principal.is_peer:
+                if peers and call.peer_service in peers:
+                    return
+                raise PermissionDenied("PEER_DENIED", peer=call.peer)
+            resource = resource_of(request) if resource_of is not None else ""
+            decision = allowed(principal, permission, resource)
+            if decision is not Decision.ALLOWED:
+                raise refusal(decision, permission, resource)
+            call.project = project_of(resource)
+            if is_stream:
+                self._policy.guard(call, permission, resource)
+
+        leave = self._policy.release if is_stream else None
+        if resource_of is None and method.streams_requests:
+            return Steps(enter=lambda call: decide(call, None), leave=leave)
+        return Steps(receive=decide, leave=leave)
+
+
+def refusal(decision: Decision, permission: str, resource: str) -> Exception:
+    """The answer to a refused call: a resource that the caller may not know of is answered as if it were absent."""
+    if decision is Decision.HIDDEN:
+        return not_found(resource)
+    return PermissionDenied("PERMISSION_DENIED", permission=permission, resource=resource[:256] or "the organisation")
+
+
+def _refuse(call: Call) -> None:
+    raise PermissionDenied("METHOD_WITHOUT_RULE", method=call.method.path)
+
+
+def _peers_only(rule: Rule) -> Callable[[Call], None]:
+    def enter(call: Call) -> None:
+        if not call.peer:
+            raise PermissionDenied("PEER_REQUIRED")
+        if call.peer_service not in rule.peers:
+            raise PermissionDenied("PEER_DENIED", peer=call.peer)
+
+    return enter

@@ -1,0 +1,50 @@
+"""Tracing: the server's span, under the caller's trace; an unsampled call never touches the SDK."""
+
+from typing import Final
+
+import grpc
+
+from chassis import telemetry
+from chassis.call import Call
+from chassis.method import Method
+from chassis.middleware import Steps
+
+_SERVER_FAULTS: Final = frozenset({
+    grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS,
+})  # fmt: skip
+
+
+class Tracing:
+    """Opens a span for sampled calls and continues every trace, sampled or not."""
+
+    def bind(self, method: Method) -> Steps:
+        """Nothing for health and reflection."""
+        if method.is_infrastructure:
+            return Steps()
+        name = method.path[1:]
+
+        def enter(call: Call) -> None:
+            parent = telemetry.parse(call.traceparent) if call.traceparent else None
+            span = telemetry.start_span(
+                name, parent, telemetry.SERVER, {"rpc.system.name": "grpc", "rpc.method": name}
+            ) if parent is None or parent.is_sampled else None  # fmt: skip
+            call.span = span
+            call.trace = parent if span is None else span.trace
+            if call.trace is not None:
+                telemetry.enter_trace(call.trace)
+
+        return Steps(enter=enter, leave=_leave)
+
+
+def _leave(call: Call) -> None:
+    span = call.span
+    if span is None:
+        return
+    span.set("rpc.response.status_code", call.code.name)
+    if call.principal is not None:
+        span.set("lepton.principal", call.principal.name)
+    if call.code in _SERVER_FAULTS:
+        span.fail(getattr(call.error, "reason", call.code.name))
+        span.set("error.type", call.code.name)
+    span.end()

@@ -1,0 +1,1 @@
+"""Generated contracts of `buf.validate`; `make gen` writes them."""

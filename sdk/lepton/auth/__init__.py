@@ -1,0 +1,1 @@
+"""Generated contracts of `lepton.auth`; `make gen` writes them."""

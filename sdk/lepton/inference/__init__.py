@@ -1,0 +1,1 @@
+"""Generated contracts of `lepton.inference`; `make gen` writes them."""

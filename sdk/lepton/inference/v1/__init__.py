@@ -1,0 +1,1 @@
+"""Generated contracts of `lepton.inference.v1`; `make gen` writes them."""

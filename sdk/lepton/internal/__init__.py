@@ -1,0 +1,1 @@
+"""Generated contracts of `lepton.internal`; `make gen` writes them."""

@@ -1,0 +1,268 @@
+"""The names of Lepton's resources: one frozen class per resource; a name that exists is valid."""
+
+import re
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import ClassVar, Final, Self
+
+from lepton.errors import InvalidArgument, NotFound
+
+ID: Final = "[a-z]([a-z0-9-]{0,61}[a-z0-9])?"  # what a user may choose
+_TOKEN: Final = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"  # what the system chooses
+_HEX: Final = "[0-9a-f]{64}"
+
+
+class ResourceName:
+    """What every name can do; `pattern` is its shape, the dataclass's fields are its variables, in order."""
+
+    __slots__ = ()
+    pattern: ClassVar[str]
+    shapes: ClassVar[dict[str, str]] = {}  # variables that are not a plain id
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            check_id(getattr(self, field.name), field.name, self.shapes.get(field.name, ID))
+
+    def __str__(self) -> str:
+        return self.pattern.format(**{field.name: getattr(self, field.name) for field in fields(self)})  # type: ignore[arg-type]
+
+    @classmethod
+    def parse(cls, text: str, field: str = "name") -> Self:
+        """The name that `text` spells; InvalidArgument naming `field` when it spells none."""
+        match = _matcher(cls.pattern).fullmatch(text)
+        if match is None:
+            raise _invalid(field, cls.pattern)
+        try:
+            return cls(**match.groupdict())
+        except InvalidArgument as error:
+            raise _invalid(field, cls.pattern) from error
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectName(ResourceName):
+    """A project: the tenant."""
+
+    pattern = "projects/{project}"
+    project: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserName(ResourceName):
+    """A human principal."""
+
+    pattern = "users/{user}"
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccountName(ResourceName):
+    """A program's principal in a project."""
+
+    pattern = "projects/{project}/serviceAccounts/{service_account}"
+    project: str
+    service_account: str
+
+    @property
+    def parent(self) -> ProjectName:
+        """The project it belongs to."""
+        return ProjectName(self.project)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyName(ResourceName):
+    """A key with which a service account signs in."""
+
+    pattern = "projects/{project}/serviceAccounts/{service_account}/apiKeys/{api_key}"
+    shapes = {"api_key": _TOKEN}
+    project: str
+    service_account: str
+    api_key: str
+
+    @property
+    def parent(self) -> ServiceAccountName:
+        """The service account it belongs to."""
+        return ServiceAccountName(self.project, self.service_account)
+
+
+@dataclass(frozen=True, slots=True)
+class RoleBindingName(ResourceName):
+    """A role given on one project."""
+
+    pattern = "projects/{project}/roleBindings/{role_binding}"
+    shapes = {"role_binding": _TOKEN}
+    project: str
+    role_binding: str
+
+    @property
+    def parent(self) -> ProjectName:
+        """The project it belongs to."""
+        return ProjectName(self.project)
+
+
+@dataclass(frozen=True, slots=True)
+class OrganisationRoleBindingName(ResourceName):
+    """A role given on the whole organisation."""
+
+    pattern = "roleBindings/{role_binding}"
+    shapes = {"role_binding": _TOKEN}
+    role_binding: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolName(ResourceName):
+    """A pool of nodes."""
+
+    pattern = "pools/{pool}"
+    pool: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeName(ResourceName):
+    """A machine in a pool."""
+
+    pattern = "pools/{pool}/nodes/{node}"
+    pool: str
+    node: str
+
+    @property
+    def parent(self) -> PoolName:
+        """The pool it belongs to."""
+        return PoolName(self.pool)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadName(ResourceName):
+    """What the scheduler places: gangs of slices."""
+
+    pattern = "projects/{project}/workloads/{workload}"
+    project: str
+    workload: str
+
+    @property
+    def parent(self) -> ProjectName:
+        """The project it belongs to."""
+        return ProjectName(self.project)
+
+
+@dataclass(frozen=True, slots=True)
+class JobName(ResourceName):
+    """A training job."""
+
+    pattern = "projects/{project}/jobs/{job}"
+    project: str
+    job: str
+
+    @property
+    def parent(self) -> ProjectName:
+        """The project it belongs to."""
+        return ProjectName(self.project)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointName(ResourceName):
+    """A committed checkpoint of a job."""
+
+    pattern = "projects/{project}/jobs/{job}/checkpoints/{checkpoint}"
+    shapes = {"checkpoint": _TOKEN}
+    project: str
+    job: str
+    checkpoint: str
+
+    @property
+    def parent(self) -> JobName:
+        """The job it belongs to."""
+        return JobName(self.project, self.job)
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactName(ResourceName):
+    """Bytes of a project, named by their SHA-256 in hexadecimal."""
+
+    pattern = "projects/{project}/artifacts/{artifact}"
+    shapes = {"artifact": _HEX}
+    project: str
+    artifact: str
+
+    @property
+    def parent(self) -> ProjectName:
+        """The project it belongs to."""
+        return ProjectName(self.project)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName(ResourceName):
+    """A model of the registry."""
+
+    pattern = "projects/{project}/models/{model}"
+    project: str
+    model: str
+
+    @property
+    def parent(self) -> ProjectName:
+        """The project it belongs to."""
+        return ProjectName(self.project)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionName(ResourceName):
+    """One version of a model."""
+
+    pattern = "projects/{project}/models/{model}/versions/{version}"
+    shapes = {"version": _TOKEN}
+    project: str
+    model: str
+    version: str
+
+    @property
+    def parent(self) -> ModelName:
+        """The model it belongs to."""
+        return ModelName(self.project, self.model)
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentName(ResourceName):
+    """A version being served."""
+
+    pattern = "projects/{project}/deployments/{deployment}"
+    project: str
+    deployment: str
+
+    @property
+    def parent(self) -> ProjectName:
+        """The project it belongs to."""
+        return ProjectName(self.project)
+
+
+def check_id(value: str, field: str, shape: str = ID) -> str:
+    """The id itself when it has the shape, else InvalidArgument naming the field."""
+    if not re.fullmatch(shape, value, re.ASCII):
+        raise _invalid(field, f"^{shape}$")
+    return value
+
+
+def project_of(resource: str) -> str | None:
+    """The id of the project in which a resource or collection lies; None for what belongs to no project."""
+    collection, _, rest = resource.partition("/")
+    return rest.partition("/")[0] or None if collection == "projects" else None
+
+
+def not_found(name: ResourceName | str) -> NotFound:
+    """The one answer for a resource that is absent or that the caller may not know of: built from its name only."""
+    text = str(name)[:256]
+    collection = text.split("/")[-2] if text.count("/") % 2 else ""
+    kind = _KINDS.get(collection, "resource")
+    return NotFound(f"{kind.upper()}_NOT_FOUND", **{kind: text})
+
+
+_KINDS: Final = {
+    kind.pattern.split("/")[-2]: kind.pattern.split("/")[-1].strip("{}") for kind in ResourceName.__subclasses__()
+}
+
+
+@lru_cache(maxsize=64)
+def _matcher(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern), re.ASCII)
+
+
+def _invalid(field: str, pattern: str) -> InvalidArgument:
+    return InvalidArgument("INVALID_NAME", fields={field: f"must have the form {pattern}"}, field=field, pattern=pattern)

@@ -1,0 +1,57 @@
+"""What each error reason means to the caller, and what to do about it: the one table behind messages and docs/errors.md."""
+
+from collections.abc import Mapping
+from typing import Final
+
+# A text may name the error's metadata in braces. It says what happened and then what the caller can do.
+TEXTS: Final[Mapping[str, str]] = {
+    # Requests.
+    "INVALID_FIELD": "The request has invalid fields; correct the fields named in the details and send it again.",
+    "INVALID_NAME": "The resource name is malformed; use the form {pattern}.",
+    "MALFORMED_MESSAGE": "The message could not be decoded as {message}; check that client and server use the same protos.",
+    "DEADLINE_REQUIRED": "Calls between services must carry a deadline; set a timeout on the call.",
+    "DEADLINE_TOO_SHORT": "The deadline had already passed when the call arrived; set a longer timeout.",
+    "DEADLINE_EXCEEDED": "The call did not finish before its deadline; set a longer timeout or try again.",
+    "CANCELLED": "The call was cancelled before it finished; send it again when it is still wanted.",
+    "UNIMPLEMENTED": "The server does not know this method; check that the server is as new as the client.",
+    # Who calls, and what they may do.
+    "TOKEN_MISSING": "The call carries no access token; sign in and send it as 'authorization: Bearer <token>'.",
+    "TOKEN_INVALID": "The access token is not valid; sign in again.",
+    "TOKEN_EXPIRED": "The access token has expired; refresh it or sign in again.",
+    "TOKEN_REVOKED": "The access token was revoked; sign in again.",
+    "PERMISSION_DENIED": "The caller lacks the permission {permission} on {resource}; ask an administrator for a role that has it.",
+    "PEER_DENIED": "The service {peer} may not call this method.",
+    "PEER_REQUIRED": "This method is for the services of the mesh only.",
+    "METHOD_WITHOUT_RULE": "The method has no access rule and is refused; add the rule option to its proto.",
+    "POLICY_NOT_READY": "The server has not yet received the access policy; try again shortly.",
+    # Load and availability.
+    "RATE_LIMITED": "The caller sends too many calls; wait as long as the details say and try again.",
+    "MESSAGE_TOO_LARGE": "The message is larger than the server accepts; send less at a time.",
+    "DRAINING": "The server is shutting down; try again, another replica will answer.",
+    "UNREACHABLE": "The server could not be reached; check the address and that it is running, then try again.",
+    "STORE_UNAVAILABLE": "The state store does not answer; try again shortly.",
+    "OUTCOME_UNKNOWN": "The state store did not confirm the change; repeat the call with the same request_id.",
+    "TRY_AGAIN": "The server cannot answer now; try again shortly.",
+    # The server's own fault.
+    "INTERNAL": "The server failed; report the request id to the operator.",
+    "UNKNOWN": "The server answered without saying what went wrong; report it to the operator.",
+}
+
+
+class _Facts(dict[str, str]):
+    def __missing__(self, key: str) -> str:
+        return f"<{key}>"
+
+
+def text(reason: str, metadata: Mapping[str, str]) -> str:
+    """The message of a reason with the error's facts filled in; a reason without a text reads as its own words."""
+    known = TEXTS.get(reason)
+    if known is not None:
+        return known.format_map(_Facts(metadata))
+    if reason.endswith("_NOT_FOUND"):
+        return f"There is no {next(iter(metadata.values()), 'such resource')}, or the caller may not know of it; check the name."
+    if reason.endswith("_ALREADY_EXISTS"):
+        return f"There already is {next(iter(metadata.values()), 'such a resource')}; choose another id."
+    words = reason.replace("_", " ").lower().capitalize()
+    facts = ", ".join(f"{key}={value}" for key, value in metadata.items())
+    return f"{words}: {facts}." if facts else f"{words}."

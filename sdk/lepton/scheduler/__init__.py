@@ -1,0 +1,1 @@
+"""Generated contracts of `lepton.scheduler`; `make gen` writes them."""

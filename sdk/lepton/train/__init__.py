@@ -1,0 +1,89 @@
+"""The worker API: what a training script calls to know its place, take its share of the data, report, checkpoint and resume.
+
+    from lepton import train
+
+    saved = train.resume()
+    for batch in train.shard(dataset, batch_size=64, epochs=20, position=saved.position.samples if saved else 0):
+        ...                                                     # batch.indices are this rank's samples of the global batch
+        train.report({"loss": loss}, step=batch.step, epoch=batch.epoch)
+        if train.should_stop():
+            train.checkpoint({"model": model.state_dict()}, step=batch.step, epoch=batch.epoch, samples=batch.consumed).wait()
+            sys.exit(train.EXIT_STOPPED)
+
+A plain torch script that uses none of this runs as well. torch is imported by the first call that needs it.
+"""
+
+from collections.abc import Iterator, Mapping, Sized
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+from lepton.train.sampler import Batch
+
+if TYPE_CHECKING:
+    from lepton.train.checkpoints import Checkpoint
+    from lepton.train.reporter import Commit
+    from lepton.train.rank_session import RankSession
+
+__all__ = [
+    "EXIT_STOPPED", "Batch", "checkpoint", "rank", "report", "resume", "session", "shard", "should_stop", "world_size",
+]  # fmt: skip
+
+EXIT_STOPPED: Final = 75  # the exit code of a rank that saved its work and left because it was asked to
+
+
+@lru_cache(maxsize=1)
+def session() -> "RankSession":
+    """The session of this process, made on first use."""
+    from lepton.train.rank_session import RankSession
+
+    return RankSession.from_process()
+
+
+def rank() -> int:
+    """This rank's number, from 0."""
+    return session().environment.rank
+
+
+def world_size() -> int:
+    """How many ranks the gang has."""
+    return session().environment.world_size
+
+
+def shard(dataset: Sized, *, batch_size: int, epochs: int = 1, seed: int = 0, position: int = 0) -> Iterator[Batch]:
+    """This rank's share of every global batch of `batch_size` samples, from `position` consumed samples on.
+
+    After any schedule of stops and restarts, at any world size, every sample is used once per epoch and in the same order.
+    """
+    return session().shard(dataset, batch_size=batch_size, epochs=epochs, seed=seed, position=position)
+
+
+def report(metrics: Mapping[str, float], *, step: int, epoch: int = 0, progress: float = 0.0) -> None:
+    """Sends metrics to whoever watches the job; rank 0 reports, calls of the other ranks are ignored."""
+    if rank() == 0:
+        session().reporter.metrics(metrics, step=step, epoch=epoch, progress=progress)
+
+
+def checkpoint(
+    state: Mapping[str, Any],
+    *,
+    step: int,
+    epoch: int = 0,
+    samples: int = 0,
+    metrics: Mapping[str, float] | None = None,
+    config_digest: str = "",
+) -> "Commit":
+    """Stores the state (nested mappings of tensors and plain values) by rank 0; `.wait()` returns once it counts."""
+    from lepton.train.checkpoints import Position
+
+    position = Position(step=step, epoch=epoch, samples=samples)
+    return session().checkpoint(state, position=position, metrics=metrics or {}, config_digest=config_digest)
+
+
+def should_stop() -> bool:
+    """Whether the run was asked to stop (a preemption notice); every rank must ask at the same step and gets the same answer."""
+    return session().should_stop()
+
+
+def resume() -> "Checkpoint | None":
+    """The last committed checkpoint (`.position`, `.state`), or None at the first start."""
+    return session().resume()

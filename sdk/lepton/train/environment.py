@@ -1,0 +1,56 @@
+"""What a rank learns from its environment: torchrun's contract and what the agent adds to it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from lepton.errors import FailedPrecondition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankEnvironment:
+    """A rank's place in its gang, and where it reads and reports; without an agent all but the place is empty."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    restart_count: int
+    job: str
+    project: str
+    generation: int
+    artifacts: str
+    report_fd: int | None
+    spec: Path | None
+    resume: str
+    traceparent: str
+    otlp_endpoint: str
+    error_file: Path | None
+
+    @classmethod
+    def parse(cls, environ: Mapping[str, str]) -> Self:
+        """The environment that `environ` describes; a process outside any gang is rank 0 of 1."""
+        return cls(
+            rank=_whole(environ, "RANK", 0),
+            local_rank=_whole(environ, "LOCAL_RANK", 0),
+            world_size=_whole(environ, "WORLD_SIZE", 1),
+            restart_count=_whole(environ, "TORCHELASTIC_RESTART_COUNT", 0),
+            job=environ.get("LEPTON_JOB", ""),
+            project=environ.get("LEPTON_PROJECT", ""),
+            generation=_whole(environ, "LEPTON_GENERATION", 0),
+            artifacts=environ.get("LEPTON_ARTIFACTS", ""),
+            report_fd=_whole(environ, "LEPTON_REPORT_FD", 0) or None,
+            spec=Path(environ["LEPTON_SPEC"]) if environ.get("LEPTON_SPEC") else None,
+            resume=environ.get("LEPTON_RESUME", ""),
+            traceparent=environ.get("TRACEPARENT", ""),
+            otlp_endpoint=environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+            error_file=Path(environ["TORCHELASTIC_ERROR_FILE"]) if environ.get("TORCHELASTIC_ERROR_FILE") else None,
+        )
+
+
+def _whole(environ: Mapping[str, str], variable: str, default: int) -> int:
+    text = environ.get(variable) or str(default)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise FailedPrecondition("RANK_ENVIRONMENT_INVALID", variable=variable, value=text) from error

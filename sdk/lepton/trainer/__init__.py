@@ -1,0 +1,1 @@
+"""Generated contracts of `lepton.trainer`; `make gen` writes them."""

@@ -1,0 +1,1 @@
+"""Lepton's services: siblings that meet only over gRPC."""

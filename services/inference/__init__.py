@@ -1,0 +1,1 @@
+"""Owns models, versions, optimisations, deployments and routes; not where replicas run, which the scheduler decides."""
