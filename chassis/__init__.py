@@ -1,1 +1,1 @@
-"""What every Lepton service stands on: lifecycle, server, middleware, peers, telemetry and state; it knows no service."""
+"""What every service stands on: lifecycle, server, middleware, peers, telemetry and state; it knows no service."""

@@ -1,10 +1,10 @@
-"""The one adapter between grpc.aio's four kinds of handlers and the middleware: each method is compiled once, when it is registered."""
+"""The one adapter between grpc.aio's four kinds of handlers and the middleware: each method is compiled once."""
 
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
@@ -13,12 +13,15 @@ from chassis.method import Method, describe
 from chassis.middleware import Enter, Leave, Middleware, Receive
 from lepton.errors import DETAILS_KEY, InvalidArgument, LeptonError
 
-Handler = grpc.RpcMethodHandler[Any, Any]
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]  # not subscriptable at run time
+else:
+    Handler = grpc.RpcMethodHandler
 _METADATA_LIMIT: Final = 4096  # bytes of details; gRPC refuses 8 KiB of metadata in all
 
 
 class Malformed:
-    """Stands for a request that could not be decoded, so that the call is refused in order and not by gRPC's UNKNOWN."""
+    """Stands for a request that could not be decoded, so that it is refused in order and not by gRPC's UNKNOWN."""
 
     def __init__(self, message: str) -> None:
         object.__setattr__(self, "_message", message)
@@ -40,6 +43,7 @@ class Registrar:
         self.handlers: dict[str, Handler] = {}
         self.methods: list[Method] = []
         self.services: list[str] = []
+        self.streams: set[Call] = set()  # open response streams, to be cut when the server drains
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """What generated code calls with the names and behaviours of a service."""
@@ -47,13 +51,13 @@ class Registrar:
         for name, handler in handlers.items():
             method = describe(service, name, handler)
             self.methods.append(method)
-            self.handlers[method.path] = compile_handler(method, handler, self._middleware, self._domain)
+            self.handlers[method.path] = compile_handler(method, handler, self._middleware, self._domain, self.streams)
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Ignored: the same methods arrive by name."""
 
 
-class Router(grpc.GenericRpcHandler):  # type: ignore[misc]
+class Router(grpc.GenericRpcHandler):
     """Finds the handler of a call: one dictionary for all services."""
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
@@ -64,11 +68,13 @@ class Router(grpc.GenericRpcHandler):  # type: ignore[misc]
         return self._handlers.get(details.method)
 
 
-def compile_handler(method: Method, handler: Handler, middleware: Sequence[Middleware], domain: str) -> Handler:
+def compile_handler(
+    method: Method, handler: Handler, middleware: Sequence[Middleware], domain: str, streams: set[Call]
+) -> Handler:
     """The handler with all middleware around it, in as few steps as the method needs."""
     steps = [each.bind(method) for each in middleware]
     leave = tuple(step.leave for step in reversed(steps) if step.leave)
-    finish = _finisher(leave, domain)
+    finish = Finish(leave, domain, streams)
     decode = _decoder(handler.request_deserializer, method)
     if method.streams_requests:
         enter = tuple(step.enter for step in steps if step.enter)
@@ -86,7 +92,7 @@ def compile_handler(method: Method, handler: Handler, middleware: Sequence[Middl
 
 
 def _unary_unary(handler: Handler, method: Method, actions: tuple[Receive, ...], finish: "Finish") -> Any:
-    inner = handler.unary_unary
+    inner: Any = handler.unary_unary
     default_timeout_s = 60.0
 
     async def serve(request: Any, context: Any) -> Any:
@@ -113,13 +119,13 @@ def _unary_unary(handler: Handler, method: Method, actions: tuple[Receive, ...],
 
 
 def _unary_stream(handler: Handler, method: Method, actions: tuple[Receive, ...], finish: "Finish") -> Any:
-    inner = handler.unary_stream
+    inner: Any = handler.unary_stream
     generates = inspect.isasyncgenfunction(inner)
 
     async def serve(request: Any, context: Any) -> None:
         call = Call(method, context)
         enter_call(call)
-        call.task = asyncio.current_task()
+        finish.open(call)
         try:
             for action in actions:
                 action(call, request)
@@ -138,13 +144,13 @@ def _unary_stream(handler: Handler, method: Method, actions: tuple[Receive, ...]
 def _stream(
     handler: Handler, method: Method, enter: tuple[Enter, ...], receive: tuple[Receive, ...], finish: "Finish"
 ) -> Any:
-    inner = handler.stream_stream if method.streams_responses else handler.stream_unary
+    inner: Any = handler.stream_stream if method.streams_responses else handler.stream_unary
     generates = inspect.isasyncgenfunction(inner)
 
     async def serve(requests: AsyncIterator[Any], context: Any) -> Any:
         call = Call(method, context)
         enter_call(call)
-        call.task = asyncio.current_task()
+        finish.open(call)
         response = None
         try:
             for step in enter:
@@ -197,17 +203,24 @@ class _Requests:
 class Finish:
     """The end of a call: runs what leaves, innermost first, and sends the error when there is one."""
 
-    __slots__ = ("_domain", "_leave")
+    __slots__ = ("_domain", "_leave", "_streams")
 
-    def __init__(self, leave: tuple[Leave, ...], domain: str) -> None:
+    def __init__(self, leave: tuple[Leave, ...], domain: str, streams: set[Call]) -> None:
         self._leave = leave
         self._domain = domain
+        self._streams = streams
+
+    def open(self, call: Call) -> None:
+        call.task = asyncio.current_task()
+        if call.method.streams_responses:
+            self._streams.add(call)
 
     def succeed(self, call: Call) -> None:
         for step in self._leave:
             step(call)
 
     async def __call__(self, call: Call) -> None:
+        self._streams.discard(call)
         error = call.error
         if isinstance(error, asyncio.CancelledError) and call.cut_by is not None:
             # The stream was cut by us, not by its caller: the task goes on, to say why.
@@ -220,10 +233,6 @@ class Finish:
             await _abort(call.context, call.error, self._domain)
         if call.error is not None:
             raise call.error
-
-
-def _finisher(leave: tuple[Leave, ...], domain: str) -> Finish:
-    return Finish(leave, domain)
 
 
 async def _abort(context: Any, error: LeptonError, domain: str) -> None:

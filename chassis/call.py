@@ -22,6 +22,7 @@ class Principal:
     name: str
     token_id: str = ""
     session: str = ""
+    issued_at: float = 0.0
     expires_at: float = float("inf")
     projects: tuple[str, ...] = ()
 
@@ -69,7 +70,8 @@ class Call:
     def peer(self) -> str:
         """The SPIFFE id of the mesh peer; empty on the client listener."""
         if self._peer is None:
-            self._peer = next((name.decode() for name in self.context.peer_identities() or () if name.startswith(b"spiffe://")), "")
+            ids = self.context.auth_context().get("peer_spiffe_id", ())
+            self._peer = next((name.decode() for name in ids), "")
         return self._peer
 
     @property

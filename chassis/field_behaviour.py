@@ -1,12 +1,24 @@
-"""google.api.field_behavior, compiled per message: which fields a request must carry, and which are only ever sent back."""
+"""google.api.field_behavior, compiled per message: what a request must carry, and what is only ever sent back."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
+from functools import cache
+from typing import Any, Final
 
 from google.api import field_behavior_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+_NUMBERS: Final = frozenset(
+    {
+        FieldDescriptor.CPPTYPE_INT32,
+        FieldDescriptor.CPPTYPE_INT64,
+        FieldDescriptor.CPPTYPE_UINT32,
+        FieldDescriptor.CPPTYPE_UINT64,
+        FieldDescriptor.CPPTYPE_DOUBLE,
+        FieldDescriptor.CPPTYPE_FLOAT,
+        FieldDescriptor.CPPTYPE_BOOL,
+    }
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -20,7 +32,7 @@ class Plan:
     has_output_only: bool = False
 
 
-@lru_cache(maxsize=None)
+@cache
 def plan_of(message: Descriptor) -> Plan:
     """The plan of a message and of the messages in it."""
     plans: dict[str, Plan] = {}
@@ -47,7 +59,8 @@ def _plan(message: Descriptor, plans: dict[str, Plan]) -> Plan:
         return known
     plan = plans[message.full_name] = Plan()
     for each in message.fields:
-        behaviours = each.GetOptions().Extensions[field_behavior_pb2.field_behavior]
+        options: Any = each.GetOptions()
+        behaviours = options.Extensions[field_behavior_pb2.field_behavior]
         if field_behavior_pb2.OUTPUT_ONLY in behaviours:
             plan.output_only.append(each.name)
             continue
@@ -82,6 +95,8 @@ def clear_output_only(plan: Plan, message: Any) -> None:
 def _is_set(each: FieldDescriptor, message: Any) -> bool:
     if each.has_presence:
         return bool(message.HasField(each.name))
+    if each.cpp_type in _NUMBERS and not each.is_repeated:
+        return True  # without presence, a zero cannot be told from a number that was left out
     return bool(getattr(message, each.name))
 
 

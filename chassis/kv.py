@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, Self, TypeAlias
 
+
 class KVError(Exception):
     """What a store could not do. Wrong arguments raise ValueError instead, before anything is sent."""
 

@@ -1,4 +1,4 @@
-"""Structured logs: an event and its facts, as one JSON line or one console line on stderr, with the trace that it belongs to."""
+"""Structured logs: an event and its facts, as one JSON or console line on stderr, with the trace that it belongs to."""
 
 import json
 import logging

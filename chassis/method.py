@@ -3,6 +3,7 @@
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -60,7 +61,7 @@ INFRASTRUCTURE: Mapping[str, Rule] = {
 }
 
 
-def describe(service: str, name: str, handler: grpc.RpcMethodHandler[object, object]) -> Method:
+def describe(service: str, name: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> Method:
     """The description of a method that is being registered, read from its proto."""
     found = _descriptor(service, name)
     return Method(

@@ -1,4 +1,4 @@
-"""Metrics of served calls under go-grpc-prometheus' names, counted in plain integers by the event loop and read at each scrape."""
+"""Metrics of served calls under go-grpc-prometheus' names: plain integers, read at each scrape."""
 
 from bisect import bisect_left
 from collections.abc import Iterator

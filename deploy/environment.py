@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import os
 import subprocess
 import sys
 import time
@@ -22,33 +23,37 @@ def main() -> None:
     environment = ROOT / ".venv"
     try:
         with _alone(ROOT / "constraints.txt"):
-            if not _is_current(environment):
-                make(environment)
+            if _is_current(environment):
+                return
+            python = _create(environment)
+            if Path(sys.prefix) == environment:
+                fill(environment)
+                return
+        # The tools are made for the Python of .venv, which need not be the one that this was started with.
+        os.execv(python, [str(python), "-m", "deploy.environment"])
     except KeyboardInterrupt:
         raise SystemExit("\nsetup was interrupted; `make setup` goes on where it stopped") from None
 
 
-def make(environment: Path) -> None:
-    """Everything from nothing; each step is quick when its result is already there."""
+def fill(environment: Path) -> None:
+    """Packages and tools; each step is quick when its result is already there."""
     began = time.monotonic()
     tools = needed_tools()
-    steps = 3 + len(tools)
+    steps = 2 + len(tools)
     stamp = _stamp(environment)
     stamp.unlink(missing_ok=True)
 
-    _say(1, steps, f"virtual environment {environment.name} (Python {sys.version.split()[0]})")
-    python = _create(environment)
     with (environment / "setup.log").open("w") as log:
-        pip = Pip(python, log)
-        _say(2, steps, "packages, at the versions of constraints.txt")
+        pip = Pip(Path(sys.executable), log)
+        _say(1, steps, "packages, at the versions of constraints.txt")
         pip(["install", "--constraint", "constraints.txt", "setuptools"])
         editable = [argument for package in PACKAGES for argument in ("--editable", package)]
         # Compat mode writes a plain path file, so that packages added later are importable without another setup.
         mode = ["--no-build-isolation", "--config-settings", "editable_mode=compat"]
         pip(["install", "--constraint", "constraints.txt", *mode, *editable])
-        _say(3, steps, "consistency of the packages")
+        _say(2, steps, "consistency of the packages")
         pip(["check"])
-        for number, tool in enumerate(tools, start=4):
+        for number, tool in enumerate(tools, start=3):
             _say(number, steps, f"tool: {tool.name}")
             tool.ensure(environment / "share" / "lepton", pip)
 
@@ -81,12 +86,14 @@ class Pip:
 
     def _show(self, line: str) -> None:
         if line.startswith(("Downloading", "  Downloading", "Processing", "Installing collected", "Building")):
-            print(f"      {line.strip()[:110]}", flush=True)
+            print(f"      {line.split(' (from ')[0].strip()[:110]}", flush=True)
 
 
 def _create(environment: Path) -> Path:
+    """The environment's Python; one that an interruption left unusable is made anew."""
     python = environment / "bin" / "python"
     if not (python.exists() and (environment / "bin" / "pip").exists()):
+        print(f"making {environment.name} with Python {sys.version.split()[0]}", flush=True)
         try:
             venv.create(environment, with_pip=True, symlinks=True, clear=environment.exists())
         except subprocess.CalledProcessError as error:
@@ -105,7 +112,7 @@ def _stamp(environment: Path) -> Path:
 
 def _fingerprint() -> str:
     """Changes with whatever decides what is installed, and with the place, since an environment cannot be moved."""
-    digest = hashlib.sha256(f"{ROOT}\n".encode())
+    digest = hashlib.sha256(f"{ROOT} {[tool.name for tool in needed_tools()]}\n".encode())
     for name in INPUTS:
         path = ROOT / name
         for file in sorted(path.rglob("*.*")) if path.is_dir() else [path]:

@@ -1,6 +1,6 @@
 """The members of an etcd cluster: a channel to each, which one to talk to, and what its refusals mean."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, TypeVar
 
 import grpc
@@ -58,8 +58,6 @@ class Members:
     """All members; calls go to the preferred one for as long as it answers."""
 
     def __init__(self, endpoints: Sequence[str], tls: TLS | None, clock: Clock) -> None:
-        if not endpoints:
-            raise ValueError("etcd needs at least one endpoint")
         self._members = [Member(endpoint.rpartition("//")[2], tls) for endpoint in endpoints]
         self._preferred = 0
         self._clock = clock

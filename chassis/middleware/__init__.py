@@ -29,7 +29,8 @@ class Steps:
     """What one middleware does around the calls of one method; what it does not do costs nothing.
 
     Plain functions instead of async context managers: none of them waits for anything, and eight context managers cost
-    a tenth of a call (bench/README.md). `enter` and `receive` raise to refuse; `leave` runs for every call, innermost first.
+    a tenth of a call (bench/README.md). `enter` and `receive` raise to refuse; `leave` runs for every call,
+    innermost first.
     """
 
     enter: Enter | None = None

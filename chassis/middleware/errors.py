@@ -1,8 +1,8 @@
-"""Errors: whatever a call raised becomes one error of lepton.errors; what is not ours is a bug, told to the log only."""
+"""Errors: whatever a call raised becomes an error of lepton.errors; what is not ours is a bug, told to the log only."""
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
@@ -33,7 +33,7 @@ class Errors:
     def __init__(self, translations: Mapping[type[BaseException], Translation] | None = None) -> None:
         self._translations = dict(translations or {})
 
-    def bind(self, method: Method) -> Steps:  # noqa: ARG002 - the same for every method
+    def bind(self, method: Method) -> Steps:
         """The same for every method."""
         return Steps(leave=self._leave)
 
@@ -82,7 +82,7 @@ def _code_of(call: Call, error: BaseException) -> grpc.StatusCode:
 
 def _bug(call: Call, error: Exception) -> LeptonError:
     log.error("call failed by a bug", error=error, method=call.method.path)
-    facts = {"request_id": call.request_id} if call.request_id else {}
+    facts: Any = {"request_id": call.request_id} if call.request_id else {}
     if call.trace is not None:
         facts["trace_id"] = f"{call.trace.trace_id:032x}"
     return Internal("INTERNAL", **facts)

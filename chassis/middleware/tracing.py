@@ -27,10 +27,12 @@ class Tracing:
         def enter(call: Call) -> None:
             parent = telemetry.parse(call.traceparent) if call.traceparent else None
             span = telemetry.start_span(
-                name, parent, telemetry.SERVER, {"rpc.system.name": "grpc", "rpc.method": name}
+                name, parent, "server", {"rpc.system.name": "grpc", "rpc.method": name}
             ) if parent is None or parent.is_sampled else None  # fmt: skip
             call.span = span
             call.trace = parent if span is None else span.trace
+            if call.trace is None and telemetry.is_tracing():
+                call.trace = telemetry.unsampled()  # decided here, once, for everything below
             if call.trace is not None:
                 telemetry.enter_trace(call.trace)
 

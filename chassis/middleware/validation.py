@@ -1,4 +1,4 @@
-"""Validation: protovalidate's rules and REQUIRED fields, checked before the servicer sees the request; output-only fields are cleared."""
+"""Validation: protovalidate's rules and REQUIRED fields are checked and output-only fields cleared."""
 
 from typing import Any, Final
 

@@ -1,4 +1,4 @@
-"""The client side of Lepton: contracts, clients, the command line and the training API; loads nothing until it is asked for."""
+"""The client side of Lepton: contracts, clients, command line and training API; loads nothing before it is used."""
 
 from importlib import import_module
 from typing import Any, Final

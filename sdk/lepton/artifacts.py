@@ -12,7 +12,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from lepton.errors import FailedPrecondition, InvalidArgument, NotFound
-from lepton.names import ProjectName
+from lepton.names import ArtifactName, ProjectName
 
 Digest = NewType("Digest", str)  # "sha256:" and 64 hexadecimal digits
 
@@ -35,7 +35,7 @@ def digest_of(data: bytes) -> Digest:
 
 
 class ArtifactStore:
-    """Artifacts of all projects below one fsspec URL, laid out as `<url>/<project>/sha256/<ab>/<hex>`; safe for threads and processes."""
+    """Artifacts of all projects below one fsspec URL, as `<url>/<project>/sha256/<ab>/<hex>`; safe for threads."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -58,7 +58,7 @@ class ArtifactStore:
 
     def put_file(self, project: str, source: Path) -> Digest:
         """Stores the file at `source`."""
-        with open(source, "rb") as file:
+        with source.open("rb") as file:
             digest = Digest("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
             path = self._path(project, digest)
             if self._size(path) == source.stat().st_size:
@@ -82,7 +82,7 @@ class ArtifactStore:
         return data
 
     def open(self, project: str, digest: str) -> BinaryIO:
-        """The artifact as a file, verified before its first byte is handed out and so held in memory; large ones go through fetch_to."""
+        """The artifact as a file held in memory, verified before it is used; fetch_to is for large ones."""
         return io.BytesIO(self.read(project, digest))
 
     def fetch_to(self, project: str, digest: str, target: Path) -> None:
@@ -119,8 +119,8 @@ class ArtifactStore:
 
 def _write_local(path: str, source: BinaryIO, *, expected: str = "", project: str = "") -> None:
     # Beside the target, flushed to the disk, then renamed: a crash leaves the old state or the new one, never half.
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
+    folder = Path(path).parent
+    folder.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -132,9 +132,9 @@ def _write_local(path: str, source: BinaryIO, *, expected: str = "", project: st
             os.fsync(file.fileno())
         if expected and f"sha256:{content.hexdigest()}" != expected:
             raise _corrupt(project, expected)
-        os.rename(temporary, path)
+        Path(temporary).rename(path)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink()
         raise
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -144,8 +144,12 @@ def _write_local(path: str, source: BinaryIO, *, expected: str = "", project: st
 
 
 def _not_found(project: str, digest: str) -> NotFound:
-    return NotFound("ARTIFACT_NOT_FOUND", artifact=f"projects/{project}/artifacts/{digest.removeprefix('sha256:')}")
+    return NotFound("ARTIFACT_NOT_FOUND", artifact=_name(project, digest))
 
 
 def _corrupt(project: str, digest: str) -> FailedPrecondition:
-    return FailedPrecondition("ARTIFACT_CORRUPT", artifact=f"projects/{project}/artifacts/{digest.removeprefix('sha256:')}")
+    return FailedPrecondition("ARTIFACT_CORRUPT", artifact=_name(project, digest))
+
+
+def _name(project: str, digest: str) -> str:
+    return str(ArtifactName(project=project, artifact=digest.removeprefix("sha256:")))

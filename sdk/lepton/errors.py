@@ -1,4 +1,4 @@
-"""The errors of Lepton: raised by condition in a service, sent once as google.rpc.Status, rebuilt as the same class at the client."""
+"""The errors of Lepton: raised by condition, sent as google.rpc.Status, rebuilt as the same class at the client."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
@@ -195,7 +195,7 @@ _BARE_REASONS: Final[Mapping[grpc.StatusCode, str]] = {
 
 
 def from_rpc_error(error: grpc.RpcError) -> LeptonError:
-    """The error that the server raised, rebuilt from a failed call (sync or aio); transport errors get a reason of their own."""
+    """The error that the server raised, rebuilt from a failed call; transport errors get a reason of their own."""
     call: Any = error  # grpc.RpcError is also a Call; the stubs do not say so
     code: grpc.StatusCode = call.code() or grpc.StatusCode.UNKNOWN
     for key, value in call.trailing_metadata() or ():
@@ -213,16 +213,16 @@ def from_rpc_error(error: grpc.RpcError) -> LeptonError:
 def from_status(status: status_pb2.Status) -> LeptonError:
     """The error that a google.rpc.Status describes."""
     kind = next((kind for code, kind in CLASSES.items() if code.value[0] == status.code), Unknown)
-    info, fields, retry_after_s = error_details_pb2.ErrorInfo(), dict[str, str](), None
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    fields: dict[str, str] = {}
+    retry_after_s: float | None = None
     for packed in status.details:
-        if packed.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
-            packed.Unpack(info)
-        elif packed.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
-            retry = error_details_pb2.RetryInfo()
-            packed.Unpack(retry)
+        if packed.Unpack(info):
+            continue
+        if packed.Unpack(retry):
             retry_after_s = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
-        else:
-            fields.update(_fields(packed))
+            continue
+        fields.update(_fields(packed))
     if fields == {next(iter(info.metadata.values()), ""): status.message}:
         fields = {}  # the default subject that _details() made
     error = kind(info.reason or kind.code.name, status.message, fields=fields, retry_after_s=retry_after_s)

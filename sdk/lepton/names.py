@@ -3,12 +3,12 @@
 import re
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from lepton.errors import InvalidArgument, NotFound
 
 ID: Final = "[a-z]([a-z0-9-]{0,61}[a-z0-9])?"  # what a user may choose
-_TOKEN: Final = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"  # what the system chooses
+_CHOSEN: Final = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"  # what the system chooses
 _HEX: Final = "[0-9a-f]{64}"
 
 
@@ -73,7 +73,7 @@ class ApiKeyName(ResourceName):
     """A key with which a service account signs in."""
 
     pattern = "projects/{project}/serviceAccounts/{service_account}/apiKeys/{api_key}"
-    shapes = {"api_key": _TOKEN}
+    shapes: ClassVar[dict[str, str]] = {"api_key": _CHOSEN}
     project: str
     service_account: str
     api_key: str
@@ -89,7 +89,7 @@ class RoleBindingName(ResourceName):
     """A role given on one project."""
 
     pattern = "projects/{project}/roleBindings/{role_binding}"
-    shapes = {"role_binding": _TOKEN}
+    shapes: ClassVar[dict[str, str]] = {"role_binding": _CHOSEN}
     project: str
     role_binding: str
 
@@ -104,7 +104,7 @@ class OrganisationRoleBindingName(ResourceName):
     """A role given on the whole organisation."""
 
     pattern = "roleBindings/{role_binding}"
-    shapes = {"role_binding": _TOKEN}
+    shapes: ClassVar[dict[str, str]] = {"role_binding": _CHOSEN}
     role_binding: str
 
 
@@ -163,7 +163,7 @@ class CheckpointName(ResourceName):
     """A committed checkpoint of a job."""
 
     pattern = "projects/{project}/jobs/{job}/checkpoints/{checkpoint}"
-    shapes = {"checkpoint": _TOKEN}
+    shapes: ClassVar[dict[str, str]] = {"checkpoint": _CHOSEN}
     project: str
     job: str
     checkpoint: str
@@ -179,7 +179,7 @@ class ArtifactName(ResourceName):
     """Bytes of a project, named by their SHA-256 in hexadecimal."""
 
     pattern = "projects/{project}/artifacts/{artifact}"
-    shapes = {"artifact": _HEX}
+    shapes: ClassVar[dict[str, str]] = {"artifact": _HEX}
     project: str
     artifact: str
 
@@ -208,7 +208,7 @@ class VersionName(ResourceName):
     """One version of a model."""
 
     pattern = "projects/{project}/models/{model}/versions/{version}"
-    shapes = {"version": _TOKEN}
+    shapes: ClassVar[dict[str, str]] = {"version": _CHOSEN}
     project: str
     model: str
     version: str
@@ -251,7 +251,8 @@ def not_found(name: ResourceName | str) -> NotFound:
     text = str(name)[:256]
     collection = text.split("/")[-2] if text.count("/") % 2 else ""
     kind = _KINDS.get(collection, "resource")
-    return NotFound(f"{kind.upper()}_NOT_FOUND", **{kind: text})
+    facts: Any = {kind: text}
+    return NotFound(f"{kind.upper()}_NOT_FOUND", **facts)
 
 
 _KINDS: Final = {
@@ -265,4 +266,5 @@ def _matcher(pattern: str) -> re.Pattern[str]:
 
 
 def _invalid(field: str, pattern: str) -> InvalidArgument:
-    return InvalidArgument("INVALID_NAME", fields={field: f"must have the form {pattern}"}, field=field, pattern=pattern)
+    bad = {field: f"must have the form {pattern}"}
+    return InvalidArgument("INVALID_NAME", fields=bad, field=field, pattern=pattern)

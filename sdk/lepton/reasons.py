@@ -1,4 +1,4 @@
-"""What each error reason means to the caller, and what to do about it: the one table behind messages and docs/errors.md."""
+"""What each error reason means and what to do about it: the one table behind messages and docs/errors.md."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -8,7 +8,7 @@ TEXTS: Final[Mapping[str, str]] = {
     # Requests.
     "INVALID_FIELD": "The request has invalid fields; correct the fields named in the details and send it again.",
     "INVALID_NAME": "The resource name is malformed; use the form {pattern}.",
-    "MALFORMED_MESSAGE": "The message could not be decoded as {message}; check that client and server use the same protos.",
+    "MALFORMED_MESSAGE": "The message could not be decoded as {message}; use the protos that the server uses.",
     "DEADLINE_REQUIRED": "Calls between services must carry a deadline; set a timeout on the call.",
     "DEADLINE_TOO_SHORT": "The deadline had already passed when the call arrived; set a longer timeout.",
     "DEADLINE_EXCEEDED": "The call did not finish before its deadline; set a longer timeout or try again.",
@@ -19,7 +19,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "TOKEN_INVALID": "The access token is not valid; sign in again.",
     "TOKEN_EXPIRED": "The access token has expired; refresh it or sign in again.",
     "TOKEN_REVOKED": "The access token was revoked; sign in again.",
-    "PERMISSION_DENIED": "The caller lacks the permission {permission} on {resource}; ask an administrator for a role that has it.",
+    "PERMISSION_DENIED": "The caller lacks {permission} on {resource}; ask an administrator for a role that has it.",
     "PEER_DENIED": "The service {peer} may not call this method.",
     "PEER_REQUIRED": "This method is for the services of the mesh only.",
     "METHOD_WITHOUT_RULE": "The method has no access rule and is refused; add the rule option to its proto.",
@@ -49,7 +49,8 @@ def text(reason: str, metadata: Mapping[str, str]) -> str:
     if known is not None:
         return known.format_map(_Facts(metadata))
     if reason.endswith("_NOT_FOUND"):
-        return f"There is no {next(iter(metadata.values()), 'such resource')}, or the caller may not know of it; check the name."
+        name = next(iter(metadata.values()), "such resource")
+        return f"There is no {name}, or the caller may not know of it; check the name."
     if reason.endswith("_ALREADY_EXISTS"):
         return f"There already is {next(iter(metadata.values()), 'such a resource')}; choose another id."
     words = reason.replace("_", " ").lower().capitalize()

@@ -1,1 +1,1 @@
-"""The trainer: owns training jobs, runs, checkpoints and the worker code that ranks run; places and starts nothing itself."""
+"""The trainer: owns training jobs, runs, checkpoints and the code that ranks run; places and starts nothing itself."""

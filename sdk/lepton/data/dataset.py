@@ -1,4 +1,4 @@
-"""The canonical labelled image dataset, its safetensors form, and its seeded division into training and held-out parts."""
+"""The canonical labelled image dataset, its safetensors form and its seeded division into two parts."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -58,7 +58,7 @@ class Split:
 
 
 def to_safetensors(dataset: Dataset) -> bytes:
-    """The dataset as the bytes of one safetensors file with the tensors `x` and `y`; equal datasets give equal bytes."""
+    """The dataset as the bytes of one safetensors file with the tensors `x` and `y`; equal ones give equal bytes."""
     return bytes(save_tensors({"x": np.ascontiguousarray(dataset.x), "y": np.ascontiguousarray(dataset.y)}))
 
 
@@ -74,7 +74,7 @@ def from_safetensors(data: bytes) -> Dataset:
 
 
 def split(count: int, *, test_fraction: float, seed: int) -> Split:
-    """Divides `count` samples; the same arguments always give the same division, and each part has at least one sample."""
+    """Divides `count` samples; the same arguments give the same division; neither part is empty."""
     if count < 2 or not 0 < test_fraction < 1:
         raise InvalidArgument(
             "INVALID_FIELD", fields={"test_fraction": "must lie between 0 and 1, of at least two samples"}

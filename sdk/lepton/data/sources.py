@@ -18,7 +18,7 @@ _NPZ_PARTS: Final = ("x_train", "y_train", "x_test", "y_test")
 
 
 def load(source: str, labels: str | None = None) -> Dataset:
-    """The dataset that a user names: `digits`, an NPZ archive, or an IDX image file (its label file is found beside it)."""
+    """The dataset that a user names: `digits`, an NPZ archive, or an IDX image file with its label file beside it."""
     if source == "digits":
         return digits()
     path = Path(source)
@@ -29,7 +29,7 @@ def load(source: str, labels: str | None = None) -> Dataset:
 
 def digits() -> Dataset:
     """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels of 17 grey levels, in 10 classes."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # heavy, and only this source needs it
+    from sklearn.datasets import load_digits  # heavy, and only this source needs it
 
     bunch = load_digits()
     return Dataset(x=bunch.images[:, None].astype(np.uint8), y=bunch.target.astype(np.int64))
@@ -49,7 +49,9 @@ def npz(path: Path) -> Dataset:
         with np.load(_existing(path), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise _invalid(path, f"is not a readable NPZ archive of plain arrays ({error}); save it with numpy.savez") from error
+        raise _invalid(
+            path, f"is not a readable NPZ archive of plain arrays ({error}); save it with numpy.savez"
+        ) from error
     if all(name in arrays for name in _NPZ_PARTS):
         x = np.concatenate([arrays["x_train"], arrays["x_test"]])
         y = np.concatenate([arrays["y_train"], arrays["y_test"]])
@@ -70,7 +72,8 @@ def _canonical(path: Path, x: Array, y: Array) -> Dataset:
         raise _invalid(path, f"has labels of type {y.dtype} and shape {y.shape}; save class numbers as integers")
     if len(x) != len(y):
         raise _invalid(path, f"has {len(x)} images but {len(y)} labels; give one label per image")
-    pixels = np.ascontiguousarray(x if x.dtype == np.uint8 else x.astype(np.float32))
+    with np.errstate(over="ignore"):  # too large becomes infinite, which Dataset refuses
+        pixels = np.ascontiguousarray(x if x.dtype == np.uint8 else x.astype(np.float32))
     try:
         return Dataset(x=pixels, y=y.astype(np.int64))
     except InvalidArgument as error:
@@ -97,7 +100,9 @@ def _read_idx(path: Path) -> Array:
 def _labels_beside(images: Path) -> Path:
     beside = images.with_name(images.name.replace("images", "labels").replace("idx3", "idx1"))
     if beside == images:
-        raise _invalid(images, "has no 'images' in its name, so its label file cannot be guessed; name the label file too")
+        raise _invalid(
+            images, "has no 'images' in its name, so its label file cannot be guessed; name the label file too"
+        )
     return beside
 
 

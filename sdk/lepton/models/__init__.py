@@ -1,4 +1,4 @@
-"""Model architectures by name, and the package in which a trained model travels; torch is loaded only when a model is built."""
+"""Model architectures by name, and the package in which a trained model travels; torch is loaded only to build one."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The `image_classifier` architecture: a small convolutional network that takes raw pixels and normalises them itself."""
+"""The `image_classifier` architecture: a small convolutional network that normalises raw pixels itself."""
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ class ImageClassifier(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The logits (N x classes) of float32 images (N x C x H x W)."""
-        x = (x - self.mean) / self.spread
+        x = (x - self.get_buffer("mean")) / self.get_buffer("spread")
         x = functional.relu(self.first(x))
         x = functional.relu(self.second(x))
         x = functional.max_pool2d(x, 2).flatten(1)

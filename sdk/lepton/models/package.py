@@ -1,16 +1,17 @@
-"""The model package: one JSON manifest, itself an artifact, that names everything needed to serve and to explain a model.
+"""The model package: one JSON manifest, itself an artifact, that names all it takes to serve and explain a model.
 
     {"format": "lepton.model/1",
-     "architecture": {"name": "image_classifier", "config": {"channels": 1, "height": 8, "width": 8, "classes": 10, ...}},
+     "architecture": {"name": "image_classifier", "config": {"channels": 1, "height": 8, "width": 8, ...}},
      "files": {"weights.safetensors": "sha256:..", "golden.safetensors": "sha256:.."},
      "signature": {"inputs":  [{"name": "x", "datatype": "FP32", "shape": [-1, 1, 8, 8]}],
                    "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}]},
      "metrics": {"accuracy": 0.98, "loss": 0.05},
-     "lineage": {"job": "projects/p/jobs/j", "dataset": "sha256:..", "checkpoint": "sha256:..", "recipe": "image_classifier",
-                 "seed": 0, "code_version": "0.1.0"}}
+     "lineage": {"job": "projects/p/jobs/j", "dataset": "sha256:..", "checkpoint": "sha256:..",
+                 "recipe": "image_classifier", "seed": 0, "code_version": "0.1.0"}}
 
-`weights.safetensors` is the module's state dict. `golden.safetensors` holds held-out inputs and the checkpoint's own outputs under
-the signature's names (`x`, `logits`), and their true labels as `y`; 16 samples or more, unless fewer were held out.
+`weights.safetensors` is the module's state dict. `golden.safetensors` holds held-out inputs and the checkpoint's own
+outputs under the signature's names (`x`, `logits`), and their true labels as `y`;
+16 samples or more, unless fewer were held out.
 """
 
 import json

@@ -1,0 +1,1 @@
+"""Generated contracts of `lepton.policy`; `make gen` writes them."""

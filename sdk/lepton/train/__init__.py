@@ -1,13 +1,13 @@
-"""The worker API: what a training script calls to know its place, take its share of the data, report, checkpoint and resume.
+"""The worker API: what a training script calls to know its place, share the data, report, save and resume.
 
     from lepton import train
 
     saved = train.resume()
     for batch in train.shard(dataset, batch_size=64, epochs=20, position=saved.position.samples if saved else 0):
-        ...                                                     # batch.indices are this rank's samples of the global batch
+        ...                                               # batch.indices are this rank's samples of the global batch
         train.report({"loss": loss}, step=batch.step, epoch=batch.epoch)
         if train.should_stop():
-            train.checkpoint({"model": model.state_dict()}, step=batch.step, epoch=batch.epoch, samples=batch.consumed).wait()
+            train.checkpoint({"model": model.state_dict()}, step=batch.step, samples=batch.consumed).wait()
             sys.exit(train.EXIT_STOPPED)
 
 A plain torch script that uses none of this runs as well. torch is imported by the first call that needs it.
@@ -21,8 +21,8 @@ from lepton.train.sampler import Batch
 
 if TYPE_CHECKING:
     from lepton.train.checkpoints import Checkpoint
-    from lepton.train.reporter import Commit
     from lepton.train.rank_session import RankSession
+    from lepton.train.reporter import Commit
 
 __all__ = [
     "EXIT_STOPPED", "Batch", "checkpoint", "rank", "report", "resume", "session", "shard", "should_stop", "world_size",
@@ -52,7 +52,7 @@ def world_size() -> int:
 def shard(dataset: Sized, *, batch_size: int, epochs: int = 1, seed: int = 0, position: int = 0) -> Iterator[Batch]:
     """This rank's share of every global batch of `batch_size` samples, from `position` consumed samples on.
 
-    After any schedule of stops and restarts, at any world size, every sample is used once per epoch and in the same order.
+    After any stops and restarts, at any world size, every sample is used once per epoch and in the same order.
     """
     return session().shard(dataset, batch_size=batch_size, epochs=epochs, seed=seed, position=position)
 
@@ -80,7 +80,7 @@ def checkpoint(
 
 
 def should_stop() -> bool:
-    """Whether the run was asked to stop (a preemption notice); every rank must ask at the same step and gets the same answer."""
+    """Whether the run was asked to stop by a preemption notice; all ranks must ask at the same step."""
     return session().should_stop()
 
 

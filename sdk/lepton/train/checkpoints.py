@@ -1,14 +1,15 @@
-"""Checkpoints: a training state as content-addressed safetensors files under a JSON manifest, loadable at any world size.
+"""Checkpoints: a training state as content-addressed safetensors files under a manifest, for any world size.
 
 The manifest, itself an artifact whose digest names the checkpoint:
 
-    {"format": "lepton.checkpoint/1", "step": 46, "epoch": 1, "samples": 2876, "world_size": 4, "config_digest": "sha256:..",
+    {"format": "lepton.checkpoint/1", "step": 46, "epoch": 1, "samples": 2876, "world_size": 4,
+     "config_digest": "sha256:..",
      "files": [{"name": "model.safetensors", "digest": "sha256:..", "size": 139264},
                {"name": "optimizer.safetensors", "digest": "sha256:..", "size": 278528},
                {"name": "tree.json", "digest": "sha256:..", "size": 2048}]}
 
-One safetensors file per top-level entry of the state, holding its tensors; `tree.json` holds the nesting and all plain values, so
-nothing is ever pickled. `samples` is the sampler's position; `config_digest` names the configuration that the run belongs to.
+One safetensors file per top-level entry of the state, holding its tensors; `tree.json` holds the nesting and all plain
+values, so nothing is ever pickled. `samples` is the sampler's position; `config_digest` names the run's configuration.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The ranks of one run together: joining the process group that the agent's store announces, agreeing, and leaving safely."""
+"""The ranks of one run together: joining through the store that the agent announces, agreeing, and leaving."""
 
 import os
 from datetime import timedelta
@@ -6,6 +6,7 @@ from typing import Final
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from lepton.train.environment import RankEnvironment
 
@@ -18,8 +19,8 @@ class Gang:
 
     def __init__(self, environment: RankEnvironment) -> None:
         self.rank, self.world_size = environment.rank, environment.world_size
-        self._local_rank = environment.local_rank
-        self.device = torch.device("cuda", self._local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        devices = torch.cuda.device_count()  # the agent shows a rank its own devices only: often just one
+        self.device = torch.device("cuda", environment.local_rank % devices) if devices else torch.device("cpu")
 
     def join(self) -> None:
         """Meets the other ranks at MASTER_ADDR:MASTER_PORT; NCCL with GPUs, gloo without."""
@@ -29,7 +30,7 @@ class Gang:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo needs the host's own name to resolve
         backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
         if self.world_size == 1 and "MASTER_ADDR" not in os.environ:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         else:
             dist.init_process_group(backend, init_method="env://", timeout=_JOIN_TIMEOUT)
 
@@ -44,12 +45,12 @@ class Gang:
     def leave(self) -> None:
         """Waits until no rank needs another any more.
 
-        The process then exits without destroy_process_group: that call aborts now and then ("terminate called without an active
-        exception", torch 2.13 with gloo), and the operating system closes the sockets all the same.
+        The process then exits without destroy_process_group: that call aborts now and then ("terminate called without
+        an active exception", torch 2.13 with gloo), and the operating system closes the sockets all the same.
         """
         if not dist.is_initialized():
             return
-        store = dist.distributed_c10d._get_default_store()
+        store = dist.distributed_c10d._get_default_store()  # noqa: SLF001  # there is no public way to it
         if store.add("lepton/left", 1) == self.world_size:
-            store.set("lepton/all-left", b"1")
+            store.set("lepton/all-left", "1")
         store.wait(["lepton/all-left"], _LEAVE_TIMEOUT)

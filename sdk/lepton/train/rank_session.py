@@ -1,4 +1,4 @@
-"""One rank's session: its environment, its line to the agent, its artifacts and its gang, behind the functions of lepton.train."""
+"""One rank's session: its environment, line to the agent, artifacts and gang, behind lepton.train's functions."""
 
 import os
 import socket

@@ -1,8 +1,9 @@
 """What a rank tells its agent and hears back: JSON lines over one unix socket, commits answered by acks.
 
-rank -> agent   {"seq": n, "kind": "metrics", "step": s, "epoch": e, "values": {..}, "progress": 0..1, "time": unix seconds}
-                {"seq": n, "kind": "checkpoint", "id": "checkpoint-<step>", "step": s, "manifest": "sha256:..", "metrics": {..}}
+rank -> agent   {"seq": n, "kind": "metrics", "step": s, "epoch": e, "values": {..}, "progress": 0..1, "time": ..}
+                {"seq": n, "kind": "checkpoint", "id": "checkpoint-<step>", "step": s, "manifest": "sha256:..", ..}
                 {"seq": n, "kind": "package", "id": "package", "digest": "sha256:..", "metrics": {..}}
+                {"seq": n, "kind": "artifact", "name": "onnx", "digest": "sha256:.."}
                 {"seq": n, "kind": "state", "phase": "training" | "evaluating" | "packaging" | "stopped" | "finished"}
 agent -> rank   {"ack": id}   {"nack": id, "reason": ".."}   {"stop": true, "deadline_s": ..}
 """
@@ -49,7 +50,7 @@ class Commit:
             self._answer.set_exception(error)
 
     def wait(self, timeout_s: float = COMMIT_TIMEOUT_S) -> None:
-        """Returns once accepted; raises Aborted when refused, Unavailable when the agent is gone, DeadlineExceeded when late."""
+        """Returns once accepted. Raises Aborted when refused, Unavailable without an agent, DeadlineExceeded."""
         try:
             self._answer.result(timeout_s)
         except FutureTimeout as error:
@@ -57,7 +58,7 @@ class Commit:
 
 
 class Reporter:
-    """One rank's line to its agent; without a channel (no agent) reports go nowhere and commits are accepted at once."""
+    """One rank's line to its agent; without an agent reports go nowhere and commits are accepted at once."""
 
     def __init__(self, channel: socket.socket | None) -> None:
         self._channel = channel
@@ -95,6 +96,10 @@ class Reporter:
     def package(self, digest: str, *, metrics: Mapping[str, float]) -> Commit:
         """Offers the stored model package to the job."""
         return self._commit("package", digest, {"kind": "package", "digest": digest, "metrics": dict(metrics)})
+
+    def artifact(self, name: str, digest: str) -> None:
+        """Names a stored artifact as an output of the slice; whoever asked for the slice reads it from the workload."""
+        self._send({"kind": "artifact", "name": name, "digest": digest})
 
     def check(self) -> None:
         """Raises the refusal of any commit so far: a refused rank has been superseded and must not go on."""

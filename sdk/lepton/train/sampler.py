@@ -1,7 +1,7 @@
-"""The step-exact sampler: which samples every rank takes at every step, as a pure function of seed and consumed samples.
+"""The step-exact sampler: which samples a rank takes at a step, as a pure function of seed and consumed samples.
 
-The global batch is fixed, whatever the number of ranks: they divide it among themselves. A run that stops after `position` samples
-and goes on with another number of ranks therefore takes exactly the samples that the uninterrupted run would have taken.
+The global batch is fixed, whatever the number of ranks: they divide it among themselves. So a run that stops after
+`position` samples and goes on with other ranks takes exactly the samples that the uninterrupted run would have taken.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from lepton.errors import InvalidArgument
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One step's global batch and this rank's share of it: the samples `indices`, which are `start..stop` of the batch."""
+    """One step's global batch and this rank's share of it: `indices`, which are its samples `start..stop`."""
 
     step: int  # counted from 1: the step that this batch makes
     epoch: int  # counted from 0

@@ -44,24 +44,41 @@ def route_action(route: Route, *, streaming: bool) -> Json:
         "cluster": route.model,
         "timeout": "0s",
         "max_stream_duration": lifetime,
-        "retry_policy": {
-            "retry_on": repeat_on,
-            "num_retries": 3,
-            "retry_host_predicate": [
-                {
-                    "name": "envoy.retry_host_predicates.previous_hosts",
-                    "typed_config": {
-                        "@type": TYPE + "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-                    },
-                }
-            ],
-            "host_selection_retry_max_attempts": 5,
-            "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
-        },
+        "retry_policy": _retry(repeat_on),
     }
     if streaming:
         action["idle_timeout"] = "3600s"
     return action
+
+
+def any_replica_action() -> Json:
+    """Calls about the server itself are cheap and go to any replica: one that is silent is left for another soon."""
+    retry = {**_retry("connect-failure,refused-stream,unavailable,reset"), "per_try_timeout": "2s"}
+    return {"cluster": ANY, "timeout": "8s", "retry_policy": retry}
+
+
+def _retry(retry_on: str) -> Json:
+    previous = TYPE + "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+    return {
+        "retry_on": retry_on,
+        "num_retries": 3,
+        "retry_host_predicate": [
+            {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": previous}}
+        ],
+        "host_selection_retry_max_attempts": 5,
+        "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+    }
+
+
+# A replica that is hung answers no health check: it gets no new call, and is back as soon as it answers.
+_HEALTH_CHECK: Json = {
+    "timeout": "2s",
+    "interval": "2s",
+    "no_traffic_interval": "2s",
+    "unhealthy_threshold": 2,
+    "healthy_threshold": 1,
+    "grpc_health_check": {},
+}
 
 
 def _cluster(name: str, directory: Path) -> Json:
@@ -74,17 +91,9 @@ def _cluster(name: str, directory: Path) -> Json:
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _http2(filters=_UPSTREAM_FILTERS)
         },
-        # A replica that is hung answers no health check: it gets no new call, and is back as soon as it answers.
-        "health_checks": [
-            {
-                "timeout": "2s",
-                "interval": "2s",
-                "no_traffic_interval": "2s",
-                "unhealthy_threshold": 2,
-                "healthy_threshold": 1,
-                "grpc_health_check": {},
-            }
-        ],
+        "health_checks": [] if name == ANY else [_HEALTH_CHECK],
+        # A replica leaves when the file says so, though it may still be healthy; calls in flight finish.
+        "ignore_health_on_host_removal": True,
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         # 5xx answers may be the caller's own bad input; only what the replica did as a server counts against it.
         "outlier_detection": {
@@ -186,8 +195,7 @@ def _drop_unsampled_context() -> Json:
                                 "action": {
                                     "name": "skip",
                                     "typed_config": {
-                                        "@type": TYPE
-                                        + "envoy.extensions.filters.common.matcher.action.v3.SkipFilter"
+                                        "@type": TYPE + "envoy.extensions.filters.common.matcher.action.v3.SkipFilter"
                                     },
                                 }
                             },

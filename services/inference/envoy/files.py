@@ -12,6 +12,9 @@ from services.inference.envoy.clusters import TYPE, Json, cluster_files, collect
 from services.inference.envoy.listener import DESCRIPTORS, certificate, listener, route_table
 from services.inference.envoy.routes import Gateway, Routes
 
+_ADDITION = ("cds.json", "rds.json", "lds.json", "bootstrap.json")
+_REMOVAL = ("rds.json", "cds.json", "lds.json", "bootstrap.json")
+
 
 def render(gateway: Gateway, routes: Routes) -> dict[str, bytes]:
     """Every file below the gateway's directory, by relative path; equal values render to equal bytes."""
@@ -29,17 +32,18 @@ def render(gateway: Gateway, routes: Routes) -> dict[str, bytes]:
 
 
 def write(directory: Path, files: Mapping[str, bytes]) -> list[str]:
-    """Replaces what differs, each file by rename, and returns the paths that changed.
+    """Replaces what differs, each file by rename, and returns the paths that changed, in the order of the changes.
 
-    Additions go from the leaves up (endpoints, clusters, routes) and removals come last, so that at every moment a
-    route finds its cluster and a cluster its endpoints.
+    What is added appears from the leaves up (endpoints, clusters, routes) and what is removed disappears the other way
+    round, so that at every moment a route finds its cluster and a cluster its endpoints.
     """
-    changed = [path for path in _in_order(files) if _replace(directory / path, files[path])]
-    for stale in sorted((directory / "eds").glob("*.json")):
-        if f"eds/{stale.name}" not in files:
-            stale.unlink()
-            changed.append(f"eds/{stale.name}")
-    return changed
+    stale = sorted(f"eds/{path.name}" for path in (directory / "eds").glob("*.json") if f"eds/{path.name}" not in files)
+    order = _REMOVAL if stale else _ADDITION
+    ranked = sorted(files, key=lambda path: (order.index(path) if path in order else -1, path))
+    changed = [path for path in ranked if _replace(directory / path, files[path])]
+    for path in stale:
+        (directory / path).unlink()
+    return changed + stale
 
 
 def command(envoy: Path, gateway: Gateway, *, concurrency: int = 2) -> list[str]:
@@ -80,11 +84,6 @@ def _descriptors() -> bytes:
         module.DESCRIPTOR.CopyToProto(file)
         files.file.append(file)
     return files.SerializeToString(deterministic=True)
-
-
-def _in_order(files: Mapping[str, bytes]) -> list[str]:
-    rank = {"cds.json": 1, "rds.json": 2, "lds.json": 3, "bootstrap.json": 4}
-    return sorted(files, key=lambda path: (rank.get(path, 0), path))
 
 
 def _replace(path: Path, content: bytes) -> bool:

@@ -3,8 +3,8 @@
 from importlib import resources
 from typing import Any
 
-from services.inference.envoy.clusters import ANY, COLLECTOR, TYPE, Json, file_source, route_action
-from services.inference.envoy.routes import Gateway, Route, Routes
+from services.inference.envoy.clusters import COLLECTOR, TYPE, Json, any_replica_action, file_source, route_action
+from services.inference.envoy.routes import Gateway, Routes
 
 _FILTERS = TYPE + "envoy.extensions.filters.http."
 _SERVICE = "inference.GRPCInferenceService"
@@ -55,7 +55,7 @@ def certificate(gateway: Gateway) -> Json:
 
 def route_table(gateway: Gateway, routes: Routes) -> Json:
     """Routes are looked up by one header in a map, so a call costs the same with one model and with ten thousand."""
-    found: dict[str, Json] = {"*": _route({"cluster": ANY, "timeout": "10s"}, model="")}
+    found: dict[str, Json] = {"*": _route(any_replica_action(), model="")}
     for route in routes.routes:
         found[route.model] = _route(route_action(route, streaming=False), model=route.model)
         found[f"{route.model}/stream"] = _route(route_action(route, streaming=True), model=route.model)

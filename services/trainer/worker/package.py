@@ -1,14 +1,15 @@
-"""Makes the model package of a trained classifier: weights, golden inputs with the model's own outputs, signature, lineage."""
+"""Makes the model package of a trained classifier: weights, golden inputs with its own outputs, signature, lineage."""
 
 from collections.abc import Mapping
 from typing import Final
 
-import lepton
 import torch
+from safetensors.torch import save
+
+import lepton
 from lepton.artifacts import ArtifactStore
 from lepton.models import Architecture, ModelPackage, Signature, Tensor
 from lepton.models.package import GOLDEN, WEIGHTS
-from safetensors.torch import save
 from services.trainer.worker.spec import TrainingSpec
 
 _MOST_GOLDEN: Final = 128
@@ -27,7 +28,7 @@ def store_package(
     job: str,
     checkpoint: str,
 ) -> str:
-    """Stores the package of `model`, its golden samples taken from `held_out` (images and labels), and returns its digest."""
+    """Stores the package of `model`, golden samples taken from `held_out` (images, labels); its digest."""
     x, y = held_out
     count = max(_LEAST_GOLDEN, min(_MOST_GOLDEN, _GOLDEN_BYTES // (4 * x[0].numel())))
     x, y = x[:count].to("cpu", torch.float32).contiguous(), y[:count].to("cpu").contiguous()

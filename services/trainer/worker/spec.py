@@ -1,7 +1,7 @@
-"""The training spec: the JSON document that a job's ranks read from LEPTON_SPEC; free of torch, so that the service renders it.
+"""The training spec: the JSON that a job's ranks read from LEPTON_SPEC; free of torch, so that services render it.
 
-    {"recipe": "image_classifier", "project": "acme", "dataset": "sha256:..", "epochs": 20, "batch_size": 64,
-     "learning_rate": 0.003, "weight_decay": 0.05, "seed": 0, "test_fraction": 0.2, "shift_pixels": 1,
+    {"recipe": "image_classifier", "project": "acme", "dataset": "sha256:..", "epochs": 20, "batch_size": 128,
+     "learning_rate": 0.005, "weight_decay": 0.05, "seed": 0, "test_fraction": 0.2, "shift_pixels": 1,
      "checkpoint_every_steps": 0, "report_every_steps": 10,
      "architecture": {"name": "image_classifier", "config": {"features": 16}}}
 
@@ -29,8 +29,8 @@ class TrainingSpec:
     dataset: str  # digest of a canonical dataset artifact
     recipe: str = "image_classifier"
     epochs: int = 20
-    batch_size: int = 64  # global: divided among however many ranks there are
-    learning_rate: float = 0.003
+    batch_size: int = 128  # global: divided among however many ranks there are
+    learning_rate: float = 0.005
     weight_decay: float = 0.05
     seed: int = 0
     test_fraction: float = 0.2
@@ -72,7 +72,10 @@ class TrainingSpec:
                 raise _invalid(name, "must be set to a text")
         if not isinstance(document.get("architecture", {}), dict):
             raise _invalid("architecture", "must be a JSON object")
-        settings: Mapping[str, Any] = {**document, "architecture": Architecture.from_json(document.get("architecture", {}))}
+        settings: Mapping[str, Any] = {
+            **document,
+            "architecture": Architecture.from_json(document.get("architecture", {})),
+        }
         return cls(**settings)
 
     def render(self) -> bytes:

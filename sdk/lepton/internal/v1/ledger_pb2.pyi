@@ -8,6 +8,8 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from lepton.scheduler.v1 import program_pb2 as _program_pb2
+from lepton.scheduler.v1 import resources_pb2 as _resources_pb2
 from lepton.scheduler.v1 import workload_pb2 as _workload_pb2
 import builtins as _builtins
 import sys
@@ -46,6 +48,48 @@ class Assignment(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ProgramsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _program_pb2.Program: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _program_pb2.Program | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ResourcesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _resources_pb2.Resources: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _resources_pb2.Resources | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WORKLOAD_FIELD_NUMBER: _builtins.int
     WORKLOAD_UID_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
@@ -55,6 +99,12 @@ class Assignment(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_TIME_FIELD_NUMBER: _builtins.int
     GRACE_S_FIELD_NUMBER: _builtins.int
+    REVOKE_REASON_FIELD_NUMBER: _builtins.int
+    PROGRAMS_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
     """The workload's name."""
     workload_uid: _builtins.str
@@ -65,6 +115,12 @@ class Assignment(_message.Message):
     """The pool."""
     grace_s: _builtins.float
     """Seconds the slices get after the notice."""
+    revoke_reason: _builtins.str
+    """Why its slices were told to stop, in a word."""
+    owner: _builtins.str
+    """The resource the workload runs for."""
+    trace_context: _builtins.str
+    """W3C trace context of the workload."""
     @_builtins.property
     def slices(self) -> _containers.RepeatedCompositeFieldContainer[_workload_pb2.Slice]:
         """Where each slice runs."""
@@ -81,6 +137,18 @@ class Assignment(_message.Message):
     def revoke_time(self) -> _timestamp_pb2.Timestamp:
         """When its slices were told to stop; unset while it is wanted."""
 
+    @_builtins.property
+    def programs(self) -> _containers.MessageMap[_builtins.str, _program_pb2.Program]:
+        """What its slices run, by group, whatever has become of the workload since."""
+
+    @_builtins.property
+    def resources(self) -> _containers.MessageMap[_builtins.str, _resources_pb2.Resources]:
+        """What each of its slices takes, by group."""
+
+    @_builtins.property
+    def kept(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The slices, by index, that the generation before ran already and that go on under this one."""
+
     def __init__(
         self,
         *,
@@ -93,10 +161,16 @@ class Assignment(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_time: _timestamp_pb2.Timestamp | None = ...,
         grace_s: _builtins.float = ...,
+        revoke_reason: _builtins.str = ...,
+        programs: _abc.Mapping[_builtins.str, _program_pb2.Program] | None = ...,
+        resources: _abc.Mapping[_builtins.str, _resources_pb2.Resources] | None = ...,
+        kept: _abc.Iterable[_builtins.int] | None = ...,
+        owner: _builtins.str = ...,
+        trace_context: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "generation", b"generation", "grace_s", b"grace_s", "pool", b"pool", "revoke_time", b"revoke_time", "sessions", b"sessions", "slices", b"slices", "workload", b"workload", "workload_uid", b"workload_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "generation", b"generation", "grace_s", b"grace_s", "kept", b"kept", "owner", b"owner", "pool", b"pool", "programs", b"programs", "resources", b"resources", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "sessions", b"sessions", "slices", b"slices", "trace_context", b"trace_context", "workload", b"workload", "workload_uid", b"workload_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

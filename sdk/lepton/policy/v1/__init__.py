@@ -1,0 +1,1 @@
+"""Generated contracts of `lepton.policy.v1`; `make gen` writes them."""

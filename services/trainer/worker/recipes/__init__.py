@@ -5,7 +5,6 @@ from typing import Final, Protocol
 
 from lepton.train.rank_session import RankSession
 from services.trainer.worker.spec import RECIPES, TrainingSpec
-from services.trainer.worker.tracing import Tracing
 
 MODULES: Final = {name: f"{__name__}.{name}" for name in RECIPES}
 
@@ -13,7 +12,7 @@ MODULES: Final = {name: f"{__name__}.{name}" for name in RECIPES}
 class Recipe(Protocol):
     """Trains what the spec says and offers the model package to the job; False when asked to stop before the end."""
 
-    def __call__(self, spec: TrainingSpec, session: RankSession, tracing: Tracing) -> bool: ...
+    def __call__(self, spec: TrainingSpec, session: RankSession) -> bool: ...
 
 
 def load(name: str) -> Recipe:

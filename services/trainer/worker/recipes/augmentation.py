@@ -1,8 +1,9 @@
-"""Random shifts of images, drawn for the global batch, so that a rank's images do not depend on how many ranks there are."""
+"""Random shifts of images, drawn for the global batch, so that no image depends on how many ranks there are."""
 
 import torch
-from lepton.train.sampler import Batch
 from torch.nn import functional
+
+from lepton.train.sampler import Batch
 
 
 def shifted(images: torch.Tensor, batch: Batch, *, seed: int, pixels: int) -> torch.Tensor:

@@ -1,0 +1,125 @@
+"""A service's leader: looks at a resource whenever it, or a workload that it owns, has changed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Final, Protocol
+
+from chassis import kv as store
+from chassis.election import Election, Leadership
+from chassis.kv import KV, Compare, Entry, follow
+from chassis.logs import logger
+from lepton.errors import LeptonError
+from lepton.scheduler.v1.scheduler_service_pb2 import WatchWorkloadsResponse
+from lepton.scheduler.v1.workload_pb2 import Workload
+
+log = logger(__name__)
+_RETRY_S: Final = 0.5
+
+Reconcile = Callable[[str, Entry | None, Compare], Awaitable[None]]
+"""Acts on a resource, given its name and entry (None: it is gone); every write carries the guard. May be repeated."""
+
+
+class WorkloadFeed(Protocol):
+    """Where a controller hears of workloads."""
+
+    def watch(self) -> AsyncIterator[WatchWorkloadsResponse]:
+        """Every workload of every project as it is, then every change, for ever."""
+        ...
+
+
+class Controller:
+    """Leads when it can; while it leads, calls `reconcile` for every resource that may need something done.
+
+    The resources are those under `prefix`; `name_of` gives the name that a key stands for, and a workload belongs to
+    the resource that its `owner` names. A reconciliation that fails with a typed error is tried again.
+    """
+
+    def __init__(
+        self,
+        kv: KV,
+        election: Election,
+        feed: WorkloadFeed,
+        *,
+        prefix: str,
+        name_of: Callable[[str], str],
+        reconcile: Reconcile,
+    ) -> None:
+        self._kv, self._election, self._feed = kv, election, feed
+        self._prefix, self._name_of, self._reconcile = prefix, name_of, reconcile
+        self._entries: dict[str, Entry] = {}
+        self._workloads: dict[str, Workload] = {}
+
+    def workload(self, name: str) -> Workload | None:
+        """A workload as last heard of; None when there is none."""
+        return self._workloads.get(name)
+
+    def remember(self, workload: Workload) -> Workload:
+        """Takes note of a workload just created, which the feed has not told of yet; what the feed told stands."""
+        return self._workloads.setdefault(workload.name, workload)
+
+    async def run(self) -> None:
+        """Leads whenever it can, for ever."""
+        while True:
+            async with self._election.lead() as leadership:
+                log.info("leading", of=self._prefix)
+                await self._lead(leadership)
+                log.warning("leadership lost", of=self._prefix)
+
+    async def _lead(self, leadership: Leadership) -> None:
+        self._entries.clear()
+        self._workloads.clear()
+        self._waiting: set[str] = set()
+        self._to_do: asyncio.Queue[str] = asyncio.Queue()
+        self._knows_workloads = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(self._follow_resources()),
+                tasks.create_task(self._follow_workloads()),
+                tasks.create_task(self._work(leadership.guard)),
+            ]
+            await leadership.lost.wait()
+            for task in running:
+                task.cancel()
+
+    async def _follow_resources(self) -> None:
+        async with aclosing(follow(self._kv, self._prefix)) as batches:
+            async for batch in batches:
+                for event in batch.events:
+                    name = self._name_of(event.key)
+                    if event.entry is None:
+                        self._entries.pop(name, None)
+                    else:
+                        self._entries[name] = event.entry
+                    self._look_at(name)
+
+    async def _follow_workloads(self) -> None:
+        async for change in self._feed.watch():
+            workload = change.workload
+            if change.event == WatchWorkloadsResponse.CHANGED:
+                self._workloads[workload.name] = workload
+                if workload.owner in self._entries:
+                    self._look_at(workload.owner)
+            elif change.event == WatchWorkloadsResponse.DELETED:
+                gone = self._workloads.pop(workload.name, None)
+                if gone is not None and gone.owner in self._entries:
+                    self._look_at(gone.owner)
+            elif change.event == WatchWorkloadsResponse.BOOKMARK:
+                self._knows_workloads.set()
+
+    def _look_at(self, name: str) -> None:
+        if name not in self._waiting:
+            self._waiting.add(name)
+            self._to_do.put_nowait(name)
+
+    async def _work(self, guard: Compare) -> None:
+        # A resource whose workload we merely have not heard of yet must not look as if it had none.
+        await self._knows_workloads.wait()
+        while True:
+            name = await self._to_do.get()
+            self._waiting.discard(name)
+            try:
+                await self._reconcile(name, self._entries.get(name), guard)
+            except (LeptonError, store.KVError) as error:
+                log.warning("not reconciled yet", resource=name, error=str(error))
+                asyncio.get_running_loop().call_later(_RETRY_S, self._look_at, name)

@@ -1,0 +1,47 @@
+"""The policy as the auth service streams it, turned into snapshots."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from chassis.access import Binding, PolicySnapshot
+from lepton.errors import Unavailable
+from lepton.internal.v1 import policy_feed_pb2, policy_feed_pb2_grpc
+
+SILENCE_S: Final = 15.0  # auth sends a bookmark every 5 s
+
+
+async def follow_policy(channel: Any) -> AsyncIterator[PolicySnapshot]:
+    """Snapshots from auth's PolicyFeedService until the stream breaks or falls silent."""
+    stub = policy_feed_pb2_grpc.PolicyFeedServiceStub(channel)
+    answers = stub.WatchPolicy(policy_feed_pb2.WatchPolicyRequest(), wait_for_ready=True).__aiter__()
+    while True:
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                answer = await anext(answers)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise Unavailable("UNREACHABLE") from None
+        if answer.HasField("policy"):
+            yield snapshot_of(answer.revision, answer.policy)
+
+
+def snapshot_of(revision: int, policy: policy_feed_pb2.Policy) -> PolicySnapshot:
+    """The snapshot that a policy message describes."""
+    return PolicySnapshot(
+        revision=revision,
+        roles={role.name: frozenset(role.permissions) for role in policy.roles},
+        bindings=tuple(
+            Binding(principal=member, role=binding.role, scope=binding.scope)
+            for binding in policy.bindings
+            for member in binding.members
+        ),
+        jwks=json.loads(policy.jwks_json) if policy.jwks_json else {"keys": []},
+        issuer=policy.issuer,
+        audience=policy.audience,
+        revoked_tokens=frozenset(each.jti for each in policy.revocations if each.jti),
+        revoked_sessions=frozenset(each.session for each in policy.revocations if each.session),
+        revoked_principals={each.principal: float(each.before_unix_s) for each in policy.revocations if each.principal},
+    )

@@ -1,0 +1,161 @@
+"""Keeps the processes of a stack running: starts them in order, restarts what dies, ends all of them."""
+
+import asyncio
+import ctypes
+import json
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from deploy.local.component import Component, StartFailed, start, stop, until_ready
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_START_DEADLINE_S: Final = 60.0
+_LONGEST_PAUSE_S: Final = 5.0
+_STEADY_S: Final = 30.0
+"""After running this long a process has earned a fresh start of its pauses."""
+
+Step = Callable[[], Awaitable[None]]
+"""Something to do between two components, for example making a certificate."""
+
+
+@dataclass(slots=True)
+class _Running:
+    component: Component
+    process: asyncio.subprocess.Process
+    restarts: int = 0
+
+
+class Supervisor:
+    """Runs a stack until it is told to stop.
+
+    Its state is written to a file as JSON: `phase` (starting, ready, stopping, failed), `message`, and for every
+    component its pid and how often it was restarted.
+    """
+
+    def __init__(self, plan: Sequence[Component | Step], state_file: Path) -> None:
+        self._plan, self._state_file = plan, state_file
+        self._running: dict[str, _Running] = {}
+        self._phase, self._message = "starting", ""
+        self._stopping = asyncio.Event()
+
+    def request_stop(self) -> None:
+        """Makes `run` end everything and return."""
+        self._stopping.set()
+
+    async def run(self) -> bool:
+        """Starts everything, keeps it running until a stop is requested, ends everything. False: it could not start."""
+        # Grandchildren whose parent was killed become ours, so that nothing outlives the stack.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        watchers: list[asyncio.Task[None]] = []
+        try:
+            started = await self._start_all(watchers)
+            if started:
+                self._write("ready")
+                await self._stopping.wait()
+            return started
+        finally:
+            self._write("stopping" if self._phase != "failed" else "failed", self._message)
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
+            await self._stop_all()
+            self._reap_strays()
+            if self._phase != "failed":
+                self._state_file.unlink(missing_ok=True)
+
+    async def _start_all(self, watchers: list[asyncio.Task[None]]) -> bool:
+        starting = asyncio.ensure_future(self._start_in_order(watchers))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                return False
+            starting.result()
+        except (StartFailed, RuntimeError) as error:
+            self._write("failed", str(error))
+            return False
+        finally:
+            for task in (starting, stopping):
+                task.cancel()
+            await asyncio.gather(starting, stopping, return_exceptions=True)
+        return True
+
+    async def _start_in_order(self, watchers: list[asyncio.Task[None]]) -> None:
+        for item in self._plan:
+            if not isinstance(item, Component):
+                await item()
+                continue
+            self._write("starting", item.name)
+            running = _Running(item, await start(item))
+            self._running[item.name] = running
+            self._write("starting", item.name)
+            await until_ready(item, running.process, _START_DEADLINE_S)
+            watchers.append(asyncio.create_task(self._keep_running(running)))
+
+    async def _keep_running(self, running: _Running) -> None:
+        pause_s = 0.1
+        while True:
+            began = time.monotonic()
+            await running.process.wait()
+            if time.monotonic() - began > _STEADY_S:
+                pause_s = 0.1
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            running.process = await start(running.component)
+            running.restarts += 1
+            self._write(self._phase, self._message)
+
+    async def _stop_all(self) -> None:
+        """Agents first, all at once; then what they depend on, last started first."""
+        running = list(self._running.values())
+        agents = [one for one in running if one.component.name.startswith("agent")]
+        await asyncio.gather(*(stop(one.process, one.component) for one in agents))
+        for one in reversed(running):
+            await stop(one.process, one.component)
+
+    def _reap_strays(self) -> None:
+        for stray in psutil.Process().children(recursive=True):
+            stray.kill()
+        psutil.wait_procs(psutil.Process().children(recursive=True), timeout=3)
+
+    def _write(self, phase: str, message: str = "") -> None:
+        self._phase, self._message = phase, message
+        state = {
+            "pid": os.getpid(),
+            "started": psutil.Process().create_time(),
+            "phase": phase,
+            "message": message,
+            "components": {
+                name: {"pid": one.process.pid, "restarts": one.restarts} for name, one in self._running.items()
+            },
+        }
+        aside = self._state_file.with_suffix(".new")
+        aside.write_text(json.dumps(state, indent=1) + "\n")
+        aside.replace(self._state_file)
+
+
+async def supervise(supervisor: Supervisor, hold: int | None) -> bool:
+    """Runs the supervisor; it stops on SIGTERM or SIGINT, and when whoever holds the other end of `hold` goes away.
+
+    The holder writes a byte to let go: from then on the stack stands on its own.
+    """
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.request_stop)
+    if hold is not None:
+        loop.add_reader(hold, _let_go_or_stop, loop, hold, supervisor)
+    return await supervisor.run()
+
+
+def _let_go_or_stop(loop: asyncio.AbstractEventLoop, hold: int, supervisor: Supervisor) -> None:
+    loop.remove_reader(hold)
+    if os.read(hold, 1) == b"":
+        supervisor.request_stop()
+    os.close(hold)

@@ -1,0 +1,99 @@
+"""The environment of what the agent starts: torchrun's contract and Lepton's for a rank, and what a user may add to it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from lepton.errors import InvalidArgument
+from services.agent.launcher.launch import rank_environment
+from services.agent.order import SliceOrder
+
+_NAME: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}", re.ASCII)
+# Set by the agent alone: what they say must be true.
+_OWN_PREFIXES: Final = ("LEPTON_", "TORCHELASTIC_")
+_OWN: Final = frozenset(
+    (
+        "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME",
+        "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PATH", "HOME", "TMPDIR", "TRACEPARENT", "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
+    )
+)  # fmt: skip
+_MOST_BYTES: Final = 128 << 10
+
+
+def checked(environment: Mapping[str, str]) -> dict[str, str]:
+    """A user's variables; InvalidArgument when one of them would change what runs instead of what it is told."""
+    for name, value in environment.items():
+        if _NAME.fullmatch(name) is None or "\0" in value:
+            raise _refused(name, "is not the name and value of an environment variable")
+        if name in _OWN or name.startswith(_OWN_PREFIXES):
+            raise _refused(name, "is set by the agent; leave it out")
+    rank_environment({}, environment)  # refuses the names of loaders, interpreters and shells
+    if sum(len(name) + len(value) for name, value in environment.items()) > _MOST_BYTES:
+        raise InvalidArgument("INVALID_FIELD", fields={"environment": f"is larger than {_MOST_BYTES} bytes"})
+    return dict(environment)
+
+
+def checked_argv(argv: Sequence[str]) -> tuple[str, ...]:
+    """Arguments as they are given to exec, never to a shell; InvalidArgument when exec could not take them."""
+    if any("\0" in argument for argument in argv):
+        raise InvalidArgument("INVALID_FIELD", fields={"argv": "holds a NUL character"})
+    if sum(map(len, argv)) > _MOST_BYTES:
+        raise InvalidArgument("INVALID_FIELD", fields={"argv": f"is larger than {_MOST_BYTES} bytes"})
+    return tuple(argv)
+
+
+def visible_devices(order: SliceOrder, uuids: Mapping[int, str]) -> str:
+    """The accelerators that a slice may see, by their vendor's ids; `uuids` holds the real ones of the node by index.
+
+    Ranks that have one device each see those of all ranks of the node, because a rank takes the one of its LOCAL_RANK.
+    """
+    mates = list(order.gang.devices.values())
+    is_one_each = all(len(devices) == 1 for devices in mates) and len(set(mates)) == len(mates)
+    seen = [devices[0] for devices in mates] if order.program.HasField("torch") and is_one_each else order.devices
+    return ",".join(uuids[index] for index in seen if index in uuids)
+
+
+def slice_variables(
+    order: SliceOrder, *, artifacts: str, otlp_endpoint: str, traceparent: str, visible_devices: str
+) -> dict[str, str]:
+    """What every slice is told, whatever it runs."""
+    return {
+        "LEPTON_PROJECT": order.project,
+        "LEPTON_GENERATION": str(order.key.generation),
+        "LEPTON_ARTIFACTS": artifacts,
+        "TRACEPARENT": traceparent,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": otlp_endpoint,
+        "CUDA_VISIBLE_DEVICES": visible_devices,
+    }
+
+
+def rank_variables(order: SliceOrder, *, store_endpoint: str, spec: Path, job: str, resume: str) -> dict[str, str]:
+    """torchrun's contract for a rank, and the part of Lepton's that is about training."""
+    gang, (host, _, port) = order.gang, store_endpoint.rpartition(":")
+    return {
+        "RANK": str(order.key.index),
+        "LOCAL_RANK": str(order.local_rank),
+        "WORLD_SIZE": str(gang.size),
+        "LOCAL_WORLD_SIZE": str(len(gang.local)),
+        "GROUP_RANK": str(gang.group_rank),
+        "GROUP_WORLD_SIZE": str(gang.group_count),
+        "ROLE_RANK": str(order.key.index),
+        "ROLE_NAME": order.group,
+        "ROLE_WORLD_SIZE": str(gang.size),
+        "MASTER_ADDR": host.strip("[]"),
+        "MASTER_PORT": port,
+        "TORCHELASTIC_RUN_ID": gang.run_id,
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": str(max(gang.generation - 1, 0)),
+        "TORCHELASTIC_MAX_RESTARTS": "0",  # restarts are the scheduler's
+        "TORCHELASTIC_ERROR_FILE": str(spec.with_name("error.json")),
+        "LEPTON_JOB": job,
+        "LEPTON_SPEC": str(spec),
+        "LEPTON_RESUME": resume,
+    }
+
+
+def _refused(name: str, problem: str) -> InvalidArgument:
+    return InvalidArgument("INVALID_FIELD", fields={f"environment.{name!r}": problem})

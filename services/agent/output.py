@@ -1,0 +1,66 @@
+"""The output of a process: its pipes cut into lines of bounded length, and the last of them kept for a failure's message."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Final
+
+_CHUNK: Final = 64 << 10
+_LONGEST: Final = 8 << 10
+_KEPT_LINES: Final = 40
+_KEPT_BYTES: Final = 8 << 10
+
+
+class Tail:
+    """The last lines of a process."""
+
+    def __init__(self) -> None:
+        self._lines: deque[tuple[str, bool]] = deque(maxlen=_KEPT_LINES)
+
+    def add(self, line: str, is_stderr: bool) -> None:
+        """Remember a line."""
+        self._lines.append((line, is_stderr))
+
+    def lines(self) -> list[str]:
+        """What is remembered, oldest first, within a message's size."""
+        kept: deque[str] = deque()
+        size = 0
+        for line, _ in reversed(self._lines):
+            size += len(line) + 1
+            if size > _KEPT_BYTES:
+                break
+            kept.appendleft(line)
+        return list(kept)
+
+    def last_words(self) -> str:
+        """The last line that says something: of standard error if there is one, for there a traceback ends."""
+        for wants_stderr in (True, False):
+            for line, is_stderr in reversed(self._lines):
+                if is_stderr is wants_stderr and line.strip():
+                    return line.strip()[:1000]
+        return ""
+
+
+async def lines(pipe: asyncio.StreamReader) -> AsyncIterator[str]:
+    """The lines of a pipe until it is closed; one that is too long comes in pieces, and bytes that are not UTF-8 are marked."""
+    rest = b""
+    while chunk := await pipe.read(_CHUNK):
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            for piece in _pieces(line):
+                yield piece
+        while len(rest) > _LONGEST:
+            yield _decoded(rest[:_LONGEST])
+            rest = rest[_LONGEST:]
+    if rest:
+        yield _decoded(rest)
+
+
+def _pieces(line: bytes) -> list[str]:
+    if len(line) <= _LONGEST:
+        return [_decoded(line)]
+    return [_decoded(line[start : start + _LONGEST]) for start in range(0, len(line), _LONGEST)]
+
+
+def _decoded(line: bytes) -> str:
+    return line.rstrip(b"\r").decode(errors="replace").replace("\0", "�")

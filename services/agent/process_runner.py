@@ -1,0 +1,36 @@
+"""Runs process programs: any command, as an argument list, in a folder of its own."""
+
+from collections.abc import Mapping
+
+from services.agent.attendant import Attendant
+from services.agent.environment import checked, checked_argv, slice_variables, visible_devices
+from services.agent.launcher.launch import rank_environment
+from services.agent.order import SliceOrder
+from services.agent.processes import start_process
+from services.agent.runner import Ending, Surroundings, SliceControl
+from services.agent.work import WorkFolders
+
+
+class ProcessRunner:
+    """Starts what the program says and attends it."""
+
+    def __init__(self, *, surroundings: Surroundings, folders: WorkFolders, inherited: Mapping[str, str]) -> None:
+        self._surroundings, self._folders, self._inherited = surroundings, folders, inherited
+
+    async def run(self, order: SliceOrder, control: SliceControl) -> Ending:
+        """Run the command to its end."""
+        program = order.program.process
+        argv, wanted = checked_argv(program.argv), checked(program.environment)
+        place = self._surroundings
+        own = slice_variables(
+            order,
+            artifacts=place.artifacts,
+            otlp_endpoint=place.otlp_endpoint,
+            traceparent=control.traceparent,
+            visible_devices=visible_devices(order, place.device_uuids),
+        )
+        async with self._folders.open(order.folder) as folder:
+            environment = rank_environment(self._inherited, {**wanted, **own})
+            process = await start_process(argv, environment=environment, folder=folder)
+            control.running()
+            return await Attendant(process, control, journal=None).attend()

@@ -1,0 +1,90 @@
+"""What runs a slice, and what the two sides of that know of each other: one runner per kind of program."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lepton.scheduler.v1 import workload_pb2
+from services.agent.order import SliceOrder
+
+State = workload_pb2.Slice.State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a slice ended."""
+
+    state: State
+    exit_code: int = 0
+    message: str = ""
+
+
+class Stop:
+    """The request to end a slice, with how long it may take."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self.grace_s = 0.0
+        self.reason = ""
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the slice was asked to end."""
+        return self._asked.is_set()
+
+    def ask(self, grace_s: float, reason: str) -> None:
+        """Ask; only the first request counts."""
+        if not self._asked.is_set():
+            self.grace_s, self.reason = grace_s, reason
+            self._asked.set()
+
+    async def asked(self) -> None:
+        """Returns once the slice was asked to end."""
+        await self._asked.wait()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceControl:
+    """What a runner is given beside its order."""
+
+    stop: Stop
+    traceparent: str
+    report: Callable[..., None]
+
+    def starting(self, message: str = "", *, endpoints: Mapping[str, str] | None = None) -> None:
+        """It is being prepared."""
+        self.report(workload_pb2.Slice.STARTING, message=message, endpoints=endpoints)
+
+    def running(self, message: str = "") -> None:
+        """Its process exists; a message says what keeps it from being ready."""
+        self.report(workload_pb2.Slice.RUNNING, message=message[-1000:])
+
+    def ready(self, endpoints: Mapping[str, str]) -> None:
+        """It has proved that it does its work."""
+        self.report(workload_pb2.Slice.READY, endpoints=endpoints)
+
+    def output(self, name: str, digest: str) -> None:
+        """It has produced an artifact."""
+        self.report(None, outputs={name: digest})
+
+
+class Runner(Protocol):
+    """Runs the slices of one kind of program."""
+
+    async def run(self, order: SliceOrder, control: SliceControl) -> Ending:
+        """Run a slice to its end. A stop request ends it with grace; cancellation kills it before it returns.
+
+        A LeptonError or OSError means that it could not be started.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What every slice of this node finds around it."""
+
+    address: str  # where other nodes reach this one
+    artifacts: str  # the store's URL
+    otlp_endpoint: str
+    device_uuids: Mapping[int, str]  # of the real accelerators, by index

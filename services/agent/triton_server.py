@@ -1,0 +1,267 @@
+"""Owns one tritonserver process from its start to its last descendant: ports, environment, model loading, end."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+import sysconfig
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from lepton.golden import Golden, Verdict, check
+from services.agent import guard
+
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (where Triton's stubs put it)
+_PREFIX: Final = "lepton-triton"
+_LOG_KEPT_BYTES: Final = 4 << 20
+_CHANNEL: Final = [
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+class ServerFailed(Exception):
+    """The server did not start, did not load a model, or ended; the message says which, with the end of its log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TritonTools:
+    """Where Triton lies on this machine; `python_path` is the folder of the `python3` that its stubs run in."""
+
+    server: Path
+    backends: Path
+    libs: Path
+    python_path: Path
+
+    def environment(self) -> dict[str, str]:
+        """The whole environment of the server: nothing of the agent's own gets in."""
+        return {
+            "PATH": f"{self.python_path}:/usr/local/bin:/usr/bin:/bin",
+            "LD_LIBRARY_PATH": ":".join(map(str, [self.libs, *_LIBPYTHON])),
+            "LANG": "C.UTF-8",
+            "OMP_NUM_THREADS": "1",
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ServedModel:
+    """One model: its repository files by path below the model's folder, and the golden samples that prove it."""
+
+    name: str
+    files: Mapping[str, bytes | Path]
+    golden: Golden
+
+
+class Port:
+    """A port on the loopback address that is ours before its server starts and after it ended.
+
+    The socket is bound and never listens; only a server that shares ports, as ours does, can take the same one.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._socket.bind(("127.0.0.1", 0))
+        self.number: int = self._socket.getsockname()[1]
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class TritonServer:
+    """`async with` starts the process and waits until it is live; leaving the block kills whatever is left of it."""
+
+    def __init__(
+        self, *, tools: TritonTools, repository: Path, log: Path, port: int, start_s: float, trace_url: str = ""
+    ) -> None:
+        self._tools = tools
+        self._repository = repository
+        self._log = log
+        self._port = port
+        self._start_s = start_s
+        self._trace_url = trace_url
+        self._shared_memory = f"{_PREFIX}-{os.getpid()}-{port}-"
+        self.metrics_port = _free_port()
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """The guard, leader of the process group of the server and its stubs."""
+        return self._process.pid
+
+    async def __aenter__(self) -> Self:
+        sweep_shared_memory()
+        command = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), *self._command()]
+        with _open_log(self._log) as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._tools.environment(),
+                start_new_session=True,
+            )
+        self._channel = grpc.aio.insecure_channel(self.endpoint, options=_CHANNEL)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        try:
+            live = self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=self._start_s, wait_for_ready=True)
+            await self._unless_ended(live, "start")
+        except BaseException:
+            await self._clear()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._clear()
+
+    async def load(self, model: str, *, deadline_s: float) -> None:
+        """Loads a model of the repository. The deadline is ours: when a stub cannot start, Triton never answers."""
+        request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        await self._unless_ended(self._stub.RepositoryModelLoad(request, timeout=deadline_s), f"load {model}")
+
+    async def prove(self, model: str, golden: Golden, *, deadline_s: float) -> Verdict:
+        """Golden inference: the only readiness that means something, for Triton calls a dead stub ready."""
+        return await check(self._channel, model, golden, deadline_s=deadline_s)
+
+    async def ended(self) -> int:
+        """Waits for the server and returns its exit code, 128 + the signal when a signal ended it."""
+        return await self._process.wait()
+
+    async def stop(self, grace_s: float) -> None:
+        """Lets the calls in flight finish, for as long as `grace_s`."""
+        if self._process.returncode is None:
+            self._process.terminate()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._process.wait()
+        except TimeoutError:
+            await self._clear()
+
+    def last_words(self, limit: int = 2000) -> str:
+        """The end of the log."""
+        with self._log.open("rb") as file:
+            file.seek(max(self._log.stat().st_size - limit, 0))
+            return file.read().decode(errors="replace").strip()
+
+    async def _unless_ended(self, call: Awaitable[Any], what: str) -> None:
+        """The call's end or the process's, whichever is first."""
+        answer = asyncio.ensure_future(call)
+        end = asyncio.ensure_future(self.ended())
+        try:
+            await asyncio.wait({answer, end}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ServerFailed(f"{what}: tritonserver ended with {end.result()}: {self.last_words()}")
+            answer.result()
+        except grpc.aio.AioRpcError as error:
+            raise ServerFailed(f"{what}: {error.code().name}: {error.details()}: {self.last_words()}") from error
+        finally:
+            answer.cancel()
+            end.cancel()
+            await asyncio.gather(answer, end, return_exceptions=True)
+
+    async def _clear(self) -> None:
+        """Kills guard, server and stubs: one process group, which outlives its leader."""
+        await asyncio.shield(self._kill())
+
+    async def _kill(self) -> None:
+        group = self._process.pid
+        try:
+            while True:
+                os.killpg(group, signal.SIGKILL)
+                await self._process.wait()
+                await asyncio.sleep(0.01)  # until init has collected the stubs
+        except ProcessLookupError:
+            pass
+        await self._process.wait()
+        await self._channel.close()
+        for region in _SHARED_MEMORY.glob(f"{self._shared_memory}*"):
+            region.unlink(missing_ok=True)
+
+    def _command(self) -> list[str]:
+        tracing: Sequence[str] = ()
+        if self._trace_url:
+            # Rate 0: only calls that bring a sampled `traceparent` are traced, as children of it.
+            settings = ("mode=opentelemetry", "level=TIMESTAMPS", "rate=0", f"opentelemetry,url={self._trace_url}")
+            tracing = [f"--trace-config={one}" for one in (*settings, "opentelemetry,resource=service.name=triton")]
+        return [
+            str(self._tools.server),
+            f"--model-repository={self._repository}",
+            f"--backend-directory={self._tools.backends}",
+            "--model-control-mode=explicit",
+            "--disable-auto-complete-config",
+            "--strict-readiness=false",
+            "--allow-http=false",
+            "--grpc-address=127.0.0.1",
+            f"--grpc-port={self._port}",
+            "--reuse-grpc-port=1",
+            "--grpc-http2-min-recv-ping-interval-without-data=1000",
+            "--grpc-keepalive-permit-without-calls=1",
+            "--allow-metrics=true",
+            "--allow-gpu-metrics=false",
+            "--metrics-address=127.0.0.1",
+            f"--metrics-port={self.metrics_port}",
+            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
+            *tracing,
+        ]
+
+
+def materialise(repository: Path, models: Sequence[ServedModel]) -> None:
+    """Writes the repository anew; a path that leaves its model's folder is refused."""
+    shutil.rmtree(repository, ignore_errors=True)
+    for model in models:
+        root = repository / model.name
+        for path, content in model.files.items():
+            target = root / path
+            if not target.resolve().is_relative_to(root.resolve()) or root.resolve().parent != repository.resolve():
+                raise ValueError(f"model {model.name}: the path {path!r} leaves the repository")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, Path):
+                shutil.copyfile(content, target)
+            else:
+                target.write_bytes(content)
+
+
+def sweep_shared_memory() -> None:
+    """Removes what servers of agents that no longer live have left in shared memory."""
+    for region in _SHARED_MEMORY.glob(f"{_PREFIX}-*"):
+        owner = region.name.removeprefix(f"{_PREFIX}-").partition("-")[0]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            region.unlink(missing_ok=True)
+
+
+def _open_log(path: Path) -> Any:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_long = path.exists() and path.stat().st_size > _LOG_KEPT_BYTES
+    return path.open("wb" if is_long else "ab")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+        return number
+
+
+def _libpython() -> list[Path]:
+    folder = sysconfig.get_config_var("LIBDIR")
+    return [Path(folder)] if folder else []
+
+
+_LIBPYTHON: Final = _libpython()

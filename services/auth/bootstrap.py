@@ -1,0 +1,70 @@
+"""The first start: makes the CA, the signing key and the first administrator, all in one transaction."""
+
+import secrets
+from pathlib import Path
+from typing import Final
+
+from chassis.clock import Clock
+from chassis.kv import KV, Put, absent
+from lepton.auth.v1.principal_pb2 import User
+from lepton.auth.v1.role_binding_pb2 import RoleBinding
+from lepton.internal.v1 import credentials_pb2
+from lepton.names import OrganisationRoleBindingName, UserName
+from services.auth import keys, layout
+from services.auth.audit import AuditTrail, Deed
+from services.auth.authority_record import authority_put, load_authority
+from services.auth.ca import Authority
+from services.auth.config import AuthConfig
+from services.auth.kek import Kek, write_secret
+from services.auth.passwords import Passwords
+from services.auth.store import stamp
+
+ADMIN: Final = UserName("admin")
+BINDING: Final = OrganisationRoleBindingName("bootstrap-admin")
+ACTOR: Final = "local/init"
+_PASSWORD_BYTES: Final = 24
+
+
+async def init(config: AuthConfig, kv: KV, clock: Clock) -> bool:
+    """Make what is missing and say whether the store was new. Whatever an earlier run made stays as it is."""
+    kek = Kek.load_or_create(config.kek_file)
+    is_new = False
+    authority = await load_authority(kv, kek, clock)
+    if authority is None:
+        write_secret(config.bootstrap_password_file, secrets.token_urlsafe(_PASSWORD_BYTES))
+        password = config.bootstrap_password_file.read_text().strip()
+        is_new = await _create(kv, kek, password, clock)
+        authority = await load_authority(kv, kek, clock)
+        assert authority is not None
+    _write_bundle(Path(config.identity.trust_bundle), authority.trust_bundle_pem)
+    return is_new
+
+
+async def _create(kv: KV, kek: Kek, password: str, clock: Clock) -> bool:
+    """False when another process was first."""
+    user, binding = User(display_name="Administrator"), RoleBinding(role="roles/admin", members=[str(ADMIN)])
+    stamp(user, ADMIN, clock)
+    stamp(binding, BINDING, clock)
+    hashed = credentials_pb2.PasswordRecord(hash=await Passwords().hash(password), create_time=user.create_time)
+    signing_key = keys.new_key(kek, clock)
+    done = await AuditTrail(kv, clock).commit(
+        Deed(resource=str(ADMIN), actor=ACTOR, action="init"),
+        [absent(layout.AUTHORITY)],
+        [
+            authority_put(Authority.create(clock), kek),
+            Put(layout.signing_key(signing_key.kid), signing_key.SerializeToString()),
+            Put(layout.user(ADMIN), user.SerializeToString()),
+            Put(layout.password(ADMIN), hashed.SerializeToString()),
+            Put(layout.binding(BINDING), binding.SerializeToString()),
+        ],
+    )
+    return done.succeeded
+
+
+def _write_bundle(path: Path, pem: str) -> None:
+    if path.exists() and path.read_text() == pem:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft.write_text(pem)
+    draft.rename(path)

@@ -1,0 +1,135 @@
+"""The access policy: kept up to date from the store, enforced in this process, streamed to every other service."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Final, TypeVar
+
+from chassis.access import ORGANISATION, PolicyReplica
+from chassis.clock import Clock, wait_for_event
+from chassis.kv import KV, WatchBatch, follow
+from chassis.logs import logger
+from chassis.policy_feed import snapshot_of
+from lepton.auth.v1.role_binding_pb2 import RoleBinding
+from lepton.internal.v1 import credentials_pb2, policy_feed_pb2
+from services.auth import keys, layout
+from services.auth.roles import ROLES
+
+log = logger(__name__)
+
+BOOKMARK_S: Final = 5.0
+_CATCH_UP_S: Final = 2.0
+
+T = TypeVar("T")
+
+
+class Policy:
+    """Everything under `layout.POLICY`, as of one revision of the store."""
+
+    def __init__(self, kv: KV, replica: PolicyReplica, *, issuer: str, audience: str, clock: Clock) -> None:
+        self._batches = follow(kv, layout.POLICY)
+        self._replica = replica
+        self._issuer = issuer
+        self._audience = audience
+        self._clock = clock
+        self._changed = asyncio.Event()
+        self._message = policy_feed_pb2.Policy()
+        self.revision = 0
+        self.bindings: dict[str, RoleBinding] = {}
+        self.signing_keys: dict[str, credentials_pb2.SigningKeyRecord] = {}
+        self.revoked_sessions: set[str] = set()
+
+    async def start(self) -> None:
+        """Read the policy as it is, so that the first call is decided by it."""
+        self.apply(await anext(self._batches))
+
+    async def run(self) -> None:
+        """Follow the store for ever."""
+        async with aclosing(self._batches):
+            async for batch in self._batches:
+                self.apply(batch)
+
+    def apply(self, batch: WatchBatch) -> None:
+        """Take over changes, enforce them here and wake those who stream."""
+        for event in batch.events:
+            self._apply(event.key, event.entry.value if event.entry is not None else None)
+        if not batch.events and self.revision:
+            return
+        self.revision = batch.revision
+        self._message = self._build()
+        if self.signing_keys:
+            self._replica.apply(snapshot_of(self.revision, self._message))
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def watch(self) -> AsyncIterator[policy_feed_pb2.WatchPolicyResponse]:
+        """The policy now, again whenever it changes, and bookmarks in between."""
+        sent = 0
+        while True:
+            changed = self._changed
+            if self.revision and self.revision != sent:
+                sent = self.revision
+                yield policy_feed_pb2.WatchPolicyResponse(revision=sent, policy=self._message)
+            elif not await wait_for_event(changed, BOOKMARK_S, self._clock) and sent:
+                yield policy_feed_pb2.WatchPolicyResponse(revision=sent)
+
+    async def reached(self, revision: int) -> None:
+        """Wait until this process decides by the policy of a revision, so that callers see what they wrote."""
+        deadline = self._clock.monotonic() + _CATCH_UP_S
+        while self.revision < revision:
+            if not await wait_for_event(self._changed, deadline - self._clock.monotonic(), self._clock):
+                log.warning("policy lags behind", revision=self.revision, wanted=revision)
+                return
+
+    def grants(self, principal: str) -> Iterator[tuple[str, str]]:
+        """The roles of a principal, each with the scope in which it is held."""
+        for key in sorted(self.bindings):
+            if principal in self.bindings[key].members:
+                yield self.bindings[key].role, scope_of(key)
+
+    @property
+    def jwks_json(self) -> str:
+        """The public keys that access tokens are verified with."""
+        return self._message.jwks_json
+
+    def _apply(self, key: str, value: bytes | None) -> None:
+        if key.startswith(layout.BINDINGS):
+            _set(self.bindings, key, RoleBinding.FromString(value) if value is not None else None)
+        elif key.startswith(layout.SIGNING_KEYS):
+            record = credentials_pb2.SigningKeyRecord.FromString(value) if value is not None else None
+            _set(self.signing_keys, key, record)
+        elif value is None:
+            self.revoked_sessions.discard(key.removeprefix(layout.REVOKED_SESSIONS))
+        else:
+            self.revoked_sessions.add(key.removeprefix(layout.REVOKED_SESSIONS))
+
+    def _build(self) -> policy_feed_pb2.Policy:
+        return policy_feed_pb2.Policy(
+            roles=[
+                policy_feed_pb2.Policy.Role(name=name, permissions=sorted(patterns)) for name, patterns in ROLES.items()
+            ],
+            bindings=[
+                policy_feed_pb2.Policy.Binding(role=binding.role, scope=scope_of(key), members=binding.members)
+                for key, binding in sorted(self.bindings.items())
+            ],
+            revocations=[
+                policy_feed_pb2.Policy.Revocation(session=session) for session in sorted(self.revoked_sessions)
+            ],
+            jwks_json=json.dumps(keys.key_set(self.signing_keys.values())),
+            issuer=self._issuer,
+            audience=self._audience,
+        )
+
+
+def scope_of(binding_key: str) -> str:
+    """Where the roles of a binding's key hold: `projects/<id>`, or `*` for the organisation."""
+    collection, _, rest = binding_key.removeprefix(layout.BINDINGS).partition("/")
+    return ORGANISATION if collection == "organisation" else f"projects/{rest.partition('/')[0]}"
+
+
+def _set(into: dict[str, T], key: str, value: T | None) -> None:
+    if value is None:
+        into.pop(key, None)
+    else:
+        into[key] = value

@@ -1,0 +1,41 @@
+"""The roles: what each may do, as permission patterns (`jobs.*` is every verb on jobs, `*` everything)."""
+
+from collections.abc import Mapping
+from typing import Final
+
+VIEWER: Final = frozenset(
+    {
+        "deployments.get", "deployments.list", "deployments.watch",
+        "jobs.get", "jobs.list", "jobs.logs", "jobs.watch",
+        "models.get", "models.list",
+        "projects.get",
+        "workloads.get", "workloads.list", "workloads.watch",
+    }
+)  # fmt: skip
+
+# Trains and serves within a project.
+DEVELOPER: Final = VIEWER | {
+    "artifacts.create", "artifacts.get",
+    "deployments.create", "deployments.delete", "deployments.update",
+    "jobs.cancel", "jobs.create", "jobs.delete",
+    "models.create", "models.delete", "models.update",
+    "workloads.cancel", "workloads.create", "workloads.delete", "workloads.update",
+}  # fmt: skip
+
+# Runs the machines and stops what harms them; sees what runs, but no project's data.
+OPERATOR: Final = VIEWER | {
+    "auditRecords.list",
+    "jobs.cancel",
+    "joinTokens.create",
+    "pools.create", "pools.delete",
+    "workloads.cancel",
+}  # fmt: skip
+
+ADMIN: Final = frozenset({"*"})
+
+ROLES: Final[Mapping[str, frozenset[str]]] = {
+    "roles/viewer": VIEWER,
+    "roles/developer": DEVELOPER,
+    "roles/operator": OPERATOR,
+    "roles/admin": ADMIN,
+}

@@ -1,0 +1,1 @@
+"""The RPCs of auth, a file per service: convert in, call, convert out."""

@@ -1,0 +1,36 @@
+"""SessionService: signing in and out, and the keys that tokens are verified with."""
+
+from typing import Any
+
+from lepton.auth.v1 import session_service_pb2 as pb
+from lepton.auth.v1 import session_service_pb2_grpc
+from services.auth.convert import caller_to_proto
+from services.auth.policy import Policy
+from services.auth.servicers.caller import the_caller
+from services.auth.sessions import Sessions
+
+
+class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
+    """Serves sessions."""
+
+    def __init__(self, sessions: Sessions, policy: Policy) -> None:
+        self._sessions = sessions
+        self._policy = policy
+
+    async def SignIn(self, request: pb.SignInRequest, context: Any) -> pb.Session:
+        if request.WhichOneof("credential") == "api_key":
+            return await self._sessions.sign_in_with_api_key(request.api_key)
+        return await self._sessions.sign_in_with_password(request.password)
+
+    async def RefreshSession(self, request: pb.RefreshSessionRequest, context: Any) -> pb.Session:
+        return await self._sessions.refresh(request.refresh_token)
+
+    async def SignOut(self, request: pb.SignOutRequest, context: Any) -> pb.SignOutResponse:
+        await self._sessions.sign_out(the_caller())
+        return pb.SignOutResponse()
+
+    async def GetCaller(self, request: pb.GetCallerRequest, context: Any) -> pb.Caller:
+        return caller_to_proto(the_caller().name, self._policy)
+
+    async def GetJwks(self, request: pb.GetJwksRequest, context: Any) -> pb.Jwks:
+        return pb.Jwks(json=self._policy.jwks_json)

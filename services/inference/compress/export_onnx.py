@@ -1,0 +1,121 @@
+"""The export program: makes the ONNX file of a model package, proves it with the golden samples, stores it.
+
+Run by an agent as `python -m services.inference.compress.export_onnx` with LEPTON_SPEC naming a JSON file
+`{"project": .., "package": "sha256:.."}`; it reports one artifact named `onnx`.
+"""
+
+import json
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+import onnxruntime
+import safetensors.torch
+import torch
+from safetensors.numpy import load
+
+from lepton import models
+from lepton.artifacts import ArtifactStore, parse_digest
+from lepton.errors import FailedPrecondition, InvalidArgument
+from lepton.models import ModelPackage
+from lepton.models.package import GOLDEN, WEIGHTS
+from lepton.tracing import parse, span, tracing
+from lepton.train import session
+
+ARTIFACT: Final = "onnx"
+OPSET: Final = 20
+_TOLERANCE: Final = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSpec:
+    """Which package of which project is exported."""
+
+    project: str
+    package: str
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """The spec that a JSON object holds; InvalidArgument when it holds none."""
+        try:
+            document = json.loads(data)
+            return cls(project=str(document["project"]), package=parse_digest(document["package"], "package"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidArgument("INVALID_FIELD", fields={"spec": str(error)}) from error
+
+
+def export(store: ArtifactStore, spec: ExportSpec) -> str:
+    """Stores the proven ONNX file of the package; its digest."""
+    package = ModelPackage.parse(store.read(spec.project, spec.package))
+    golden = store.read(spec.project, package.files[GOLDEN])
+    with span("export.convert"):
+        onnx = convert(package, store.read(spec.project, package.files[WEIGHTS]), golden)
+    with span("export.prove"):
+        prove(onnx, package, golden)
+    return store.put_bytes(spec.project, onnx)
+
+
+def convert(package: ModelPackage, weights: bytes, golden: bytes) -> bytes:
+    """The package's module as one self-contained ONNX file; dimensions that are free in the signature stay free."""
+    module = models.build(package.architecture)
+    module.load_state_dict(safetensors.torch.load(weights))
+    module.eval()
+    samples = safetensors.torch.load(golden)
+    signature = package.signature
+    batch = torch.export.Dim("batch", min=1)
+    shapes = tuple({0: batch} if tensor.shape[:1] == (-1,) else {} for tensor in signature.inputs)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter warns about its own deprecations
+        program = torch.onnx.export(
+            module,
+            tuple(samples[tensor.name][:2].contiguous() for tensor in signature.inputs),
+            input_names=[tensor.name for tensor in signature.inputs],
+            output_names=[tensor.name for tensor in signature.outputs],
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:
+        raise FailedPrecondition("EXPORT_FAILED", problem="the exporter returned nothing")
+    return bytes(program.model_proto.SerializeToString())
+
+
+def prove(onnx: bytes, package: ModelPackage, golden: bytes) -> None:
+    """Runs the golden inputs, together and one alone; FailedPrecondition when an answer is not the checkpoint's."""
+    samples = load(golden)
+    runtime = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    names = [tensor.name for tensor in package.signature.outputs]
+    for rows in (slice(None), slice(0, 1)):
+        answers = runtime.run(names, {tensor.name: samples[tensor.name][rows] for tensor in package.signature.inputs})
+        for name, answer in zip(names, answers, strict=True):
+            expected = samples[name][rows]
+            error = float(np.max(np.abs(answer - expected))) if answer.shape == expected.shape else float("inf")
+            limit = _TOLERANCE * max(1.0, float(np.max(np.abs(expected))))
+            if not error <= limit:
+                raise FailedPrecondition("EXPORT_MISMATCH", output=name, error=f"{error:.3g}", limit=f"{limit:.3g}")
+
+
+def main() -> int:
+    """Runs one export to its end."""
+    rank = session()
+    place = rank.environment
+    if place.spec is None:
+        raise FailedPrecondition("RANK_ENVIRONMENT_INVALID", variable="LEPTON_SPEC", value="")
+    spec = ExportSpec.parse(place.spec.read_bytes())
+    above = parse(place.traceparent)
+    is_sampled = above is not None and above.is_sampled
+    with (
+        tracing("export", otlp_endpoint=place.otlp_endpoint if is_sampled else "", attributes={}),
+        span("export", parent=place.traceparent) as whole,
+    ):
+        digest = export(rank.store, spec)
+        whole.set("lepton.onnx", digest)
+    rank.reporter.artifact(ARTIFACT, digest)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

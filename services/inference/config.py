@@ -1,0 +1,35 @@
+"""The inference service's settings."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chassis.config import ServiceConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """The Envoy that this service configures."""
+
+    directory: Path
+    """Holds the files that Envoy reads; shared with it, writable by this service alone."""
+    address: str
+    """`host:port` where the gateway listens."""
+    advertised: str = ""
+    """`host:port` that clients are told; empty = `address`."""
+    admin_port: int = 0
+    """Envoy's own administration, on loopback."""
+    join_token_file: str = ""
+    """Admits the gateway's certificate to the mesh, the first time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceConfig(ServiceConfig):
+    """The inference service's settings: those of every service, and these."""
+
+    service: str = "inference"
+    etcd_endpoints: tuple[str, ...] = ("127.0.0.1:2379",)
+    artifacts: str
+    """URL of the artifact store, for example `file:///var/lib/lepton/artifacts`."""
+    gateway: GatewaySettings
+    export_pools: tuple[str, ...] = field(default_factory=tuple)
+    """Pools that conversions run in, most preferred first; empty = any."""

@@ -1,0 +1,73 @@
+"""The gateway's place in the mesh: its certificate as files that Envoy follows, and whose tokens it takes."""
+
+import json
+import os
+from pathlib import Path
+
+from chassis.access import PolicySnapshot
+from chassis.app import App
+from chassis.identity import Identity
+from chassis.issuer import AuthIssuer
+from services.inference.config import InferenceConfig
+from services.inference.envoy import Endpoint, Gateway, TokenRules
+
+HOSTS = ("localhost", "127.0.0.1", "gateway")
+
+
+def gateway_value(config: InferenceConfig) -> Gateway:
+    """The gateway as configured; until the policy has arrived it takes no token."""
+    listen = Endpoint.parse(config.gateway.address)
+    collector = config.telemetry.otlp_endpoint.removeprefix("http://")
+    return Gateway(
+        directory=config.gateway.directory,
+        tokens=TokenRules(issuer=config.tokens.issuer, audience=config.tokens.audience, jwks='{"keys": []}'),
+        certificate=config.gateway.directory / "tls" / "certificate.pem",
+        key=config.gateway.directory / "tls" / "key.pem",
+        host=listen.host,
+        port=listen.port,
+        admin_port=config.gateway.admin_port,
+        collector=Endpoint.parse(collector) if collector else None,
+        sampling=config.telemetry.sample_ratio,
+    )
+
+
+def token_rules(snapshot: PolicySnapshot) -> TokenRules:
+    """The tokens that a policy accepts."""
+    return TokenRules(
+        issuer=snapshot.issuer, audience=snapshot.audience, jwks=json.dumps(snapshot.jwks, sort_keys=True)
+    )
+
+
+async def keep_certified(config: InferenceConfig, app: App, gateway: Gateway) -> None:
+    """Gets the gateway's certificate, writes it where Envoy reads it, and keeps renewing it."""
+    wanted = config.identity
+    token_file = Path(config.gateway.join_token_file) if config.gateway.join_token_file else None
+    host = Endpoint.parse(config.gateway.advertised).host if config.gateway.advertised else gateway.host
+    identity = await Identity.obtain(
+        issuer=AuthIssuer(
+            auth_address=wanted.auth_address,
+            auth_mesh_address=config.peers["auth"],
+            trust_bundle_pem=Path(wanted.trust_bundle).read_bytes(),
+        ),
+        join_token=token_file.read_text().strip() if token_file is not None and token_file.exists() else "",
+        hosts=tuple(dict.fromkeys((*HOSTS, host))),
+        folder=Path(wanted.state_dir) / "gateway",
+        clock=app.clock,
+    )
+
+    def write() -> None:
+        _replace(gateway.key, identity.credentials.key_pem)
+        _replace(gateway.certificate, identity.credentials.chain_pem)
+
+    write()
+    identity.on_change(write)
+    app.loop("renew the gateway's certificate", identity.renew_forever)
+
+
+def _replace(path: Path, pem: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    aside = path.with_name(f".{path.name}.new")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(pem)
+    aside.rename(path)

@@ -1,0 +1,120 @@
+"""The leader: elected among the replicas, it plans whenever something has changed and commits what it has planned."""
+
+import asyncio
+from collections.abc import Iterable
+from time import monotonic, time_ns
+from typing import Final
+
+from chassis import telemetry
+from chassis.clock import Clock
+from chassis.election import Election, Leadership
+from chassis.logs import logger
+from services.scheduler.commit import Committer, LeadershipLost
+from services.scheduler.ledger import Ledger
+from services.scheduler.planner import Decision, plan
+from services.scheduler.snapshot import State
+
+log = logger(__name__)
+
+_AFTER_CONFLICT_S: Final = 0.05
+
+CYCLES = telemetry.histogram("scheduler_plan_seconds", "Time that one run of the planner took")
+PLACED = telemetry.counter("scheduler_placements_total", "Generations that were placed")
+PENDING = telemetry.gauge("scheduler_pending_workloads", "Workloads that wait for a place, as of the last plan")
+LEADING = telemetry.gauge("scheduler_is_leader", "Whether this replica leads")
+
+
+class Leader:
+    """One replica's part in leading."""
+
+    def __init__(
+        self,
+        election: Election,
+        ledger: Ledger,
+        committer: Committer,
+        clock: Clock,
+        *,
+        fence_s: float,
+        debounce_s: float = 0.0,
+    ) -> None:
+        self.is_leading = asyncio.Event()
+        self._election = election
+        self._ledger = ledger
+        self._committer = committer
+        self._clock = clock
+        self._fence_s = fence_s
+        self._debounce_s = debounce_s
+
+    async def run(self) -> None:
+        """Lead whenever elected, for ever."""
+        await self._ledger.synced.wait()
+        while True:
+            async with self._election.lead() as leadership:
+                self.is_leading.set()
+                LEADING.set(1)
+                try:
+                    await self._lead(leadership)
+                except* LeadershipLost:
+                    log.warning("another replica leads")
+                finally:
+                    self.is_leading.clear()
+                    LEADING.set(0)
+
+    async def _lead(self, leadership: Leadership) -> None:
+        while not leadership.lost.is_set():
+            self._ledger.changed.clear()
+            wake_at = await self._cycle(leadership)
+            delay_s = None if wake_at is None else max(0.0, wake_at - self._clock.monotonic())
+            await self._any_of((self._ledger.changed, leadership.lost), delay_s)
+            await self._clock.sleep(self._debounce_s)
+
+    async def _cycle(self, leadership: Leadership) -> float | None:
+        """Plan and commit once; when to do so again even if nothing happens."""
+        started, started_ns = monotonic(), time_ns()
+        planned = plan(self._ledger.snapshot(self._fence_s), self._clock.monotonic())
+        CYCLES.observe(monotonic() - started)
+        PENDING.set(sum(each.value.state is State.PENDING for each in self._ledger.workloads.values()))
+        if not planned.decisions:
+            return planned.wake_at
+        spans = self._spans(planned.decisions, started_ns)
+        traces = {workload: span.trace.traceparent for workload, span in spans.items()}
+        try:
+            revision, overtaken = await self._committer.commit(planned.decisions, leadership.guard, traces)
+        finally:
+            for span in spans.values():
+                span.end()
+        PLACED.inc(sum(each.placement is not None for each in planned.decisions))
+        # Plan again only when our own writes are known here: they are part of the next snapshot.
+        await self._ledger.reached(revision)
+        if overtaken:
+            retry_at = self._clock.monotonic() + _AFTER_CONFLICT_S
+            return min(retry_at, planned.wake_at or retry_at)
+        return planned.wake_at
+
+    def _spans(self, decisions: Iterable[Decision], started_ns: int) -> dict[str, telemetry.Span]:
+        """For each sampled workload that is placed: `schedule.plan`, ended now, and under it `schedule.assign`, open."""
+        spans: dict[str, telemetry.Span] = {}
+        for each in decisions:
+            record = self._ledger.workloads.get(each.workload)
+            parent = telemetry.parse(record.proto.trace_context) if record and each.placement else None
+            if parent is None:
+                continue
+            facts: dict[str, str | bool | int | float] = {"lepton.workload": each.workload, "lepton.generation": each.generation}
+            span = telemetry.start_span("schedule.plan", parent, attributes=dict(facts))
+            if span is None:
+                continue
+            span.start_ns = started_ns
+            span.end()
+            assign = telemetry.start_span("schedule.assign", span.trace, attributes=dict(facts))
+            if assign is not None:
+                spans[each.workload] = assign
+        return spans
+
+    async def _any_of(self, events: Iterable[asyncio.Event], timeout_s: float | None) -> None:
+        """Return when one of the events is set, or the time is over."""
+        async with asyncio.TaskGroup() as tasks:
+            waiting = {tasks.create_task(event.wait()) for event in events}  # type: ignore[var-annotated]
+            timer = set() if timeout_s is None else {tasks.create_task(self._clock.sleep(timeout_s))}
+            await asyncio.wait(waiting | timer, return_when=asyncio.FIRST_COMPLETED)
+            for task in waiting | timer:
+                task.cancel()

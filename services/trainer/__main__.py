@@ -1,0 +1,44 @@
+"""Runs the trainer: `python -m services.trainer --config trainer.toml`."""
+
+import os
+import socket
+
+from chassis.app import App, run
+from chassis.artifacts import ArtifactStore
+from chassis.election import Election
+from chassis.etcd import EtcdKV
+from chassis.ledger import Ledger
+from chassis.paging import Pager
+from lepton.internal.v1.run_report_pb2_grpc import add_RunReportServiceServicer_to_server
+from lepton.trainer.v1.artifact_service_pb2_grpc import add_ArtifactServiceServicer_to_server
+from lepton.trainer.v1.trainer_service_pb2_grpc import add_TrainerServiceServicer_to_server
+from services.trainer.artifact_servicer import ArtifactServicer
+from services.trainer.config import TrainerConfig
+from services.trainer.journal import Journals
+from services.trainer.reconciler import Reconciler
+from services.trainer.reports import RunReportServicer
+from services.trainer.runs import Runs
+from services.trainer.servicer import TrainerServicer
+from services.trainer.store import LEADER, PAGE_KEY, JobStore
+
+
+async def build(config: TrainerConfig, app: App) -> None:
+    """Puts the trainer together."""
+    kv = await app.enter(EtcdKV(config.etcd_endpoints, tls=None, clock=app.clock))
+    await app.join_mesh()
+    artifacts = ArtifactStore(config.artifacts)
+    journals = Journals(config.journals)
+    jobs = JobStore(kv)
+    election = Election(kv, LEADER, f"{socket.gethostname()}-{os.getpid()}", clock=app.clock)
+    reconciler = Reconciler(kv, election, Ledger(app.peers.channel("scheduler")))
+    app.loop("reconcile jobs", reconciler.run)
+    pager = await Pager.open(kv, PAGE_KEY)
+    app.serve(
+        (add_TrainerServiceServicer_to_server, TrainerServicer(kv, artifacts, journals, pager)),
+        (add_ArtifactServiceServicer_to_server, ArtifactServicer(artifacts, config.largest_artifact_bytes)),
+        (add_RunReportServiceServicer_to_server, RunReportServicer(jobs, Runs(jobs, artifacts), journals)),
+    )
+
+
+if __name__ == "__main__":
+    run(TrainerConfig, build)

@@ -1,0 +1,67 @@
+"""A job's states, and what the state of its workload means for it; pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from lepton.scheduler.v1.workload_pb2 import Workload
+from lepton.trainer.v1.job_pb2 import Job, JobError
+
+ENDED: Final[frozenset["Job.State.ValueType"]] = frozenset({Job.SUCCEEDED, Job.FAILED, Job.CANCELLED})
+
+NEXT: Final[Mapping["Job.State.ValueType", frozenset["Job.State.ValueType"]]] = {
+    Job.PENDING: frozenset({Job.STARTING, Job.RUNNING, Job.SUCCEEDED, Job.FAILED, Job.CANCELLING, Job.CANCELLED}),
+    Job.STARTING: frozenset({Job.PENDING, Job.RUNNING, Job.SUCCEEDED, Job.FAILED, Job.CANCELLING, Job.CANCELLED}),
+    Job.RUNNING: frozenset({Job.PENDING, Job.STARTING, Job.SUCCEEDED, Job.FAILED, Job.CANCELLING, Job.CANCELLED}),
+    Job.CANCELLING: frozenset({Job.CANCELLED, Job.SUCCEEDED, Job.FAILED}),
+    Job.SUCCEEDED: frozenset(),
+    Job.FAILED: frozenset(),
+    Job.CANCELLED: frozenset(),
+}
+"""Where a job may go from where it is."""
+
+_SEEN_AS: Final[Mapping["Workload.State.ValueType", "Job.State.ValueType"]] = {
+    Workload.PENDING: Job.PENDING,
+    Workload.ASSIGNED: Job.STARTING,
+    Workload.RUNNING: Job.RUNNING,
+    Workload.SUCCEEDED: Job.SUCCEEDED,
+    Workload.FAILED: Job.FAILED,
+    Workload.CANCELLED: Job.CANCELLED,
+}
+
+
+def observe(job: Job, workload: Workload, now: Timestamp) -> None:
+    """Brings the job to where its workload shows it to be; leaves it alone when the workload tells nothing new."""
+    state = _SEEN_AS.get(workload.state, job.state)
+    if state == Job.SUCCEEDED and job.HasField("recipe") and not job.package:
+        state = Job.FAILED
+        job.error.CopyFrom(failure("every rank ended well, but none committed a model package"))
+    if state in NEXT[job.state]:
+        job.state = state
+    job.workload = workload.name
+    job.restarts = workload.restarts
+    if job.state != Job.CANCELLING:
+        job.message = workload.message
+    if workload.slices:
+        del job.nodes[:]
+        job.nodes.extend(dict.fromkeys(piece.node for piece in workload.slices))
+    if job.state == Job.RUNNING and not job.HasField("start_time"):
+        job.start_time.CopyFrom(now)
+    if job.state in ENDED and not job.HasField("end_time"):
+        job.end_time.CopyFrom(now)
+        _explain_end(job, workload)
+
+
+def failure(message: str, *, rank: int = 0, log_tail: Sequence[str] = ()) -> JobError:
+    """A failure of the user's program."""
+    # `class` is a keyword of Python, so it cannot be an argument.
+    return JobError(message=message, rank=rank, log_tail=log_tail, **{"class": JobError.USER_ERROR})
+
+
+def _explain_end(job: Job, workload: Workload) -> None:
+    if job.state == Job.SUCCEEDED:
+        job.progress.fraction = 1.0
+        job.ClearField("error")
+    if job.state == Job.FAILED and not job.error.message:
+        job.error.CopyFrom(failure(workload.message or "the workload failed"))

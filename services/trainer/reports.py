@@ -1,0 +1,108 @@
+"""Receives what the agents report of the ranks: journals it, commits, keeps the job's progress current."""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+from lepton.errors import LeptonError, NotFound
+from lepton.internal.v1.run_report_pb2 import (
+    RefusedEvent,
+    ReportRunRequest,
+    ReportRunResponse,
+    RunEvent,
+    StartRunRequest,
+    StartRunResponse,
+)
+from lepton.internal.v1.run_report_pb2_grpc import RunReportServiceServicer
+from lepton.names import JobName
+from lepton.trainer.v1.job_pb2 import Job
+from services.trainer.journal import Journals, Source
+from services.trainer.lifecycle import ENDED, failure
+from services.trainer.runs import Runs
+from services.trainer.store import JobStore
+
+_LOG_TAIL: Final = 20
+
+
+class RunReportServicer(RunReportServiceServicer):
+    """The agents' side of the trainer."""
+
+    def __init__(self, jobs: JobStore, runs: Runs, journals: Journals) -> None:
+        self._jobs, self._runs, self._journals = jobs, runs, journals
+
+    async def StartRun(self, request: StartRunRequest, context: Any) -> StartRunResponse:
+        """Opens a generation."""
+        return await self._runs.start(request)
+
+    async def ReportRun(
+        self, request_iterator: AsyncIterator[ReportRunRequest], context: Any
+    ) -> AsyncIterator[ReportRunResponse]:
+        """Stores events batch by batch and answers each batch."""
+        async for batch in request_iterator:
+            yield await self._take(batch)
+
+    async def _take(self, batch: ReportRunRequest) -> ReportRunResponse:
+        answer = ReportRunResponse(job=batch.job, generation=batch.generation, rank=batch.rank)
+        if not batch.events:
+            return answer
+        name = JobName.parse(batch.job, "job")
+        try:
+            job = await self._jobs.get(name)
+        except NotFound as error:
+            # The job was deleted: nothing of it is wanted any more, and the agent need not keep it.
+            answer.sequence = batch.events[-1].sequence
+            answer.refused.extend(_refused(event, error) for event in batch.events)
+            return answer
+        for event in batch.events:
+            try:
+                await self._commit(name, batch.generation, event)
+            except LeptonError as error:
+                answer.refused.append(_refused(event, error))
+        await self._note_progress(name, batch)
+        source = Source(generation=batch.generation, rank=batch.rank)
+        # Last, so that whatever is acknowledged has had its effect: a repeat after a crash commits again, harmlessly.
+        answer.sequence = await self._journals.of(job.uid).append(source, batch.events)
+        return answer
+
+    async def _commit(self, name: JobName, generation: int, event: RunEvent) -> None:
+        kind = event.WhichOneof("event")
+        if kind == "checkpoint":
+            await self._runs.commit_checkpoint(name, generation, event.checkpoint)
+        elif kind == "package":
+            await self._runs.commit_package(name, generation, event.package)
+
+    async def _note_progress(self, name: JobName, batch: ReportRunRequest) -> None:
+        measured = [event for event in batch.events if event.WhichOneof("event") == "measurement"]
+        failed = [event.failure for event in batch.events if event.WhichOneof("event") == "failure"]
+        if not measured and not failed:
+            return
+
+        def note(job: Job) -> None:
+            if job.state in ENDED or batch.generation < job.generation:
+                return
+            _apply_measurements(job, measured)
+            if failed and not job.error.message:
+                tail = list(failed[0].log_tail)[-_LOG_TAIL:]
+                job.error.CopyFrom(failure(failed[0].message, rank=batch.rank, log_tail=tail))
+
+        with contextlib.suppress(NotFound):
+            await self._jobs.change(name, note)
+
+
+def _apply_measurements(job: Job, events: Sequence[RunEvent]) -> None:
+    for event in events:
+        measured = event.measurement
+        if measured.step < job.progress.step:
+            continue
+        job.progress.step = measured.step
+        job.progress.total_steps = measured.total_steps or job.progress.total_steps
+        job.progress.epoch = measured.epoch
+        job.progress.fraction = measured.progress
+        job.progress.time.CopyFrom(event.time)
+        for metric, value in measured.values.items():
+            job.metrics[metric] = value
+        job.progress.samples_per_s = measured.values.get("samples_per_s", job.progress.samples_per_s)
+
+
+def _refused(event: RunEvent, error: LeptonError) -> RefusedEvent:
+    return RefusedEvent(sequence=event.sequence, reason=error.reason, message=error.message)

@@ -1,0 +1,53 @@
+"""What a job asks of the scheduler: one gang of torch ranks; pure."""
+
+from typing import Final
+
+from lepton.names import JobName, WorkloadName
+from lepton.scheduler.v1.program_pb2 import Program, TorchProgram
+from lepton.scheduler.v1.resources_pb2 import Resources
+from lepton.scheduler.v1.scheduler_service_pb2 import CreateWorkloadRequest
+from lepton.scheduler.v1.workload_pb2 import SliceGroup, Workload
+from lepton.trainer.v1.job_pb2 import Job
+
+RANK_MODULE: Final = "services.trainer.worker"
+DEFAULT_CPU_MILLI: Final = 500
+DEFAULT_MEMORY_BYTES: Final = 1 << 30
+
+
+def workload_name(job: Job) -> WorkloadName:
+    """The workload of a job: the job's id and enough of its uid that a job of the same name gets another."""
+    name = JobName.parse(job.name)
+    return WorkloadName(project=name.project, workload=f"{name.job[:50].rstrip('-')}-{job.uid[:8]}")
+
+
+def workload_request(job: Job) -> CreateWorkloadRequest:
+    """Asks for the job's workload; a repeat asks for the same one."""
+    name = workload_name(job)
+    workload = Workload(
+        owner=job.name,
+        kind=Workload.TRAINING,
+        priority=job.priority,
+        pools=job.pools,
+        groups=[_ranks(job)],
+        max_restarts=job.max_restarts,
+        trace_context=job.trace_context,
+    )
+    return CreateWorkloadRequest(
+        parent=str(name.parent), workload_id=name.workload, workload=workload, request_id=job.uid
+    )
+
+
+def _ranks(job: Job) -> SliceGroup:
+    workers = job.workers
+    devices = workers.devices if workers.HasField("devices") else 1
+    return SliceGroup(
+        name="worker",
+        min_count=workers.count,
+        max_count=workers.max_count or workers.count,
+        resources=Resources(
+            cpu_milli=workers.cpu_milli or DEFAULT_CPU_MILLI,
+            memory_bytes=workers.memory_bytes or DEFAULT_MEMORY_BYTES,
+            device_milli=1000 * devices,
+        ),
+        program=Program(torch=TorchProgram(module=RANK_MODULE, job=job.name)),
+    )

@@ -1,0 +1,159 @@
+"""A replica on real Triton: it proves its answers, heals, stops, and leaves no process."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+
+from lepton.golden import check
+from services.agent.triton import ReplicaFailed, ReplicaSettings, ReplicaState, ServedModel
+from services.agent.triton_server import materialise
+from tests.harness.serving import replica, served_model, triton_tools
+from tests.harness.wait import until
+
+pytestmark = pytest.mark.integration
+QUICK = ReplicaSettings(check_interval_s=0.2, check_s=1.0, start_s=20, load_s=20)
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+def shared_memory_of(agent: int) -> list[Path]:
+    return list(Path("/dev/shm").glob(f"lepton-triton-{agent}-*"))
+
+
+def is_gone(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+async def test_a_replica_is_ready_once_golden_inference_passed_and_stops_without_leftovers(tmp_path: Path) -> None:
+    model = served_model("demo.digits")
+    async with replica(tmp_path, [model], QUICK) as running:
+        await running.ready()
+        assert running.replica.pid is not None
+        family = descendants(running.replica.pid)
+        assert len(family) == 3, "the guard, the server and one stub"
+        async with grpc.aio.insecure_channel(running.events[-1].endpoints["grpc"]) as channel:
+            verdict = await check(channel, "demo.digits", model.golden, deadline_s=5)
+        assert verdict.passed
+        assert verdict.rows == 16
+        running.replica.stop()
+        assert running.life is not None
+        await asyncio.wait_for(running.life, 15)
+    assert [event.state for event in running.events] == ["starting", "ready", "stopping", "stopped"]
+    assert all(map(is_gone, family))
+    assert not shared_memory_of(os.getpid())
+
+
+GUARD, SERVER, STUB = range(3)
+
+
+@pytest.mark.parametrize(
+    ("victim", "kill"),
+    [
+        (SERVER, signal.SIGKILL),
+        (SERVER, signal.SIGSTOP),
+        (STUB, signal.SIGKILL),
+        (STUB, signal.SIGSTOP),
+        (GUARD, signal.SIGKILL),
+    ],
+)
+async def test_what_died_or_hangs_is_replaced_by_a_proven_server_elsewhere(
+    tmp_path: Path, victim: int, kill: signal.Signals
+) -> None:
+    async with replica(tmp_path, [served_model("demo.digits")], QUICK) as running:
+        await running.ready()
+        assert running.replica.pid is not None
+        family = descendants(running.replica.pid)
+        family[victim].send_signal(kill)
+        await running.ready(times=2)
+        assert all(map(is_gone, family))
+        first, second = [event for event in running.events if event.state is ReplicaState.READY]
+        assert first.endpoints["grpc"] != second.endpoints["grpc"]
+        assert second.restarts == 1
+
+
+async def test_a_model_that_answers_wrong_is_never_ready(tmp_path: Path) -> None:
+    settings = ReplicaSettings(restarts=0)
+    async with replica(tmp_path, [served_model("demo.digits", wrong=True)], settings) as running:
+        assert running.life is not None
+        with pytest.raises(ReplicaFailed, match="mismatched"):
+            await asyncio.wait_for(running.life, 30)
+    assert running.count(ReplicaState.READY) == 0
+    assert running.state is ReplicaState.FAILED
+
+
+async def test_a_model_that_cannot_load_names_the_cause(tmp_path: Path) -> None:
+    model = served_model("demo.digits")
+    broken = ServedModel(name=model.name, files={**model.files, "1/model.onnx": b"not onnx"}, golden=model.golden)
+    async with replica(tmp_path, [broken], ReplicaSettings(restarts=0)) as running:
+        assert running.life is not None
+        with pytest.raises(ReplicaFailed, match="INVALID_PROTOBUF"):
+            await asyncio.wait_for(running.life, 30)
+
+
+async def test_a_stop_during_the_start_leaves_nothing(tmp_path: Path) -> None:
+    async with replica(tmp_path, [served_model("demo.digits")]) as running:
+        await until(lambda: bool(psutil.Process().children(recursive=True)), 10)
+        family = psutil.Process().children(recursive=True)
+        running.replica.stop()
+        assert running.life is not None
+        await asyncio.wait_for(running.life, 10)
+    assert running.state is ReplicaState.STOPPED
+    assert all(map(is_gone, family))
+
+
+AGENT = """
+import asyncio, sys
+from pathlib import Path
+from services.agent.triton import TritonReplica
+from tests.harness.serving import served_model, triton_tools
+
+async def observe(event):
+    print(event.state, flush=True)
+
+replica = TritonReplica(
+    tools=triton_tools(), directory=Path(sys.argv[1]), models=[served_model("demo.digits")], observe=observe
+)
+asyncio.run(replica.run())
+"""
+
+
+async def test_an_agent_killed_with_sigkill_takes_server_and_stub_with_it(tmp_path: Path) -> None:
+    triton_tools()
+    agent = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        AGENT,
+        str(tmp_path),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": "."},
+    )
+    assert agent.stdout is not None
+    async with asyncio.timeout(30):
+        while await agent.stdout.readline() != b"ready\n":
+            assert agent.returncode is None
+    family = psutil.Process(agent.pid).children(recursive=True)
+    assert len(family) == 3, "the guard, the server and one stub"
+    agent.kill()
+    await agent.wait()
+    await until(lambda: all(map(is_gone, family)), 10)
+
+
+def test_a_repository_path_that_leaves_its_model_is_refused(tmp_path: Path) -> None:
+    model = served_model("demo.digits")
+    for path in ("../other/config.pbtxt", "/etc/passwd", "1/../../x"):
+        evil = ServedModel(name=model.name, files={path: b""}, golden=model.golden)
+        with pytest.raises(ValueError, match="leaves the repository"):
+            materialise(tmp_path / "repository", [evil])
+    with pytest.raises(ValueError, match="leaves the repository"):
+        materialise(tmp_path / "repository", [ServedModel(name="..", files={"x": b""}, golden=model.golden)])
