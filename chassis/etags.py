@@ -9,8 +9,8 @@ def etag(revision: int) -> str:
     return f'"{revision}"'
 
 
-def unchanged(entry: Entry, expected: str) -> Compare:
+def unchanged(entry: Entry, expected: str, name: object) -> Compare:
     """The condition that the entry is still what was read; Aborted when `expected`, if given, is another etag."""
     if expected and expected != etag(entry.mod_revision):
-        raise Aborted("ETAG_MISMATCH", etag=expected)
+        raise Aborted("ETAG_MISMATCH", name=str(name))
     return mod(entry.key, entry.mod_revision)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,12 +92,13 @@ class Identity:
 
     async def renew_forever(self) -> None:
         """Replace the certificate when two thirds of its life are over; keep trying while it is refused."""
-        pause_s = 1.0
+        pause_s, rest_s = 1.0, 0.0
         while True:
-            await self._clock.sleep(self._until_renewal_s())
+            await self._clock.sleep(max(rest_s, self._until_renewal_s()))
             try:
                 await self.renew()
-                pause_s = 1.0
+                # When our clock and auth's disagree, even a new certificate may look due: never renew without a rest.
+                pause_s, rest_s = 1.0, max(1.0, self._life_s() / 10)
             except (LeptonError, grpc.RpcError, OSError) as error:
                 log.warning("renewal failed", error_class=type(error).__name__, error=str(error), retry_s=pause_s)
                 await self._clock.sleep(pause_s)
@@ -134,6 +136,8 @@ class Identity:
         return grpc.ssl_channel_credentials(current.bundle_pem, current.key_pem, current.chain_pem)
 
     def _until_renewal_s(self) -> float:
-        credentials = self.credentials
-        life = credentials.not_after - credentials.not_before
-        return max(0.0, (credentials.not_before + life * 2 / 3 - self._clock.now()).total_seconds())
+        renew_at = self.credentials.not_before + timedelta(seconds=self._life_s() * 2 / 3)
+        return max(0.0, (renew_at - self._clock.now()).total_seconds())
+
+    def _life_s(self) -> float:
+        return (self.credentials.not_after - self.credentials.not_before).total_seconds()

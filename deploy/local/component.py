@@ -2,16 +2,15 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-_PR_SET_PDEATHSIG: Final = 1
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_TIED: Final = Path(__file__).with_name("tied.py")
 _PASSED_ON: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "LEPTON_HOME")
 
 
@@ -32,24 +31,17 @@ class Component:
 
 async def start(component: Component) -> asyncio.subprocess.Process:
     """Starts a component's process; it dies with the process that called this."""
-    parent = os.getpid()
-
-    def bind_to_parent() -> None:
-        os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the supervisor alone, which ends its processes in order
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
     passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     component.log.parent.mkdir(parents=True, exist_ok=True)
     with component.log.open("ab") as log:
         return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", str(_TIED), str(os.getpid())),
             *component.argv,
             env={**passed_on, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **component.environment},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            preexec_fn=bind_to_parent,
+            process_group=0,  # a terminal's Ctrl-C reaches the supervisor alone, which ends its processes in order
         )
 
 

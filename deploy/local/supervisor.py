@@ -24,6 +24,9 @@ _STEADY_S: Final = 30.0
 Step = Callable[[], Awaitable[None]]
 """Something to do between two components, for example making a certificate."""
 
+Plan = Sequence[Component | Step | Sequence[Component]]
+"""What to start, in order; what stands together starts together."""
+
 
 @dataclass(slots=True)
 class _Running:
@@ -39,7 +42,7 @@ class Supervisor:
     component its pid and how often it was restarted.
     """
 
-    def __init__(self, plan: Sequence[Component | Step], state_file: Path) -> None:
+    def __init__(self, plan: Plan, state_file: Path) -> None:
         self._plan, self._state_file = plan, state_file
         self._running: dict[str, _Running] = {}
         self._phase, self._message = "starting", ""
@@ -89,14 +92,23 @@ class Supervisor:
 
     async def _start_in_order(self, watchers: list[asyncio.Task[None]]) -> None:
         for item in self._plan:
-            if not isinstance(item, Component):
+            if isinstance(item, Component):
+                await self._start_together([item], watchers)
+            elif callable(item):
                 await item()
-                continue
-            self._write("starting", item.name)
-            running = _Running(item, await start(item))
-            self._running[item.name] = running
-            self._write("starting", item.name)
-            await until_ready(item, running.process, _START_DEADLINE_S)
+            else:
+                await self._start_together(item, watchers)
+
+    async def _start_together(self, components: Sequence[Component], watchers: list[asyncio.Task[None]]) -> None:
+        names = ", ".join(component.name for component in components)
+        started = []
+        for component in components:
+            running = _Running(component, await start(component))
+            self._running[component.name] = running
+            started.append(running)
+        self._write("starting", names)
+        for running in started:
+            await until_ready(running.component, running.process, _START_DEADLINE_S)
             watchers.append(asyncio.create_task(self._keep_running(running)))
 
     async def _keep_running(self, running: _Running) -> None:

@@ -63,7 +63,7 @@ def _exporter(endpoint: str) -> SpanExporter:
     if endpoint.rstrip("/").endswith("/v1/traces"):
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
 
-        return Http(endpoint=endpoint, timeout=5)
+        return Http(endpoint=endpoint, timeout=2)
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
 
-    return Grpc(endpoint=endpoint, insecure=not endpoint.startswith("https://"), timeout=5)
+    return Grpc(endpoint=endpoint, insecure=not endpoint.startswith("https://"), timeout=2)

@@ -24,6 +24,27 @@ TEXTS: Final[Mapping[str, str]] = {
     "PEER_REQUIRED": "This method is for the services of the mesh only.",
     "METHOD_WITHOUT_RULE": "The method has no access rule and is refused; add the rule option to its proto.",
     "POLICY_NOT_READY": "The server has not yet received the access policy; try again shortly.",
+    # Pools, nodes and workloads.
+    "POOL_NOT_FOUND": "There is no {pool}; an operator creates it first.",
+    "POOL_NOT_EMPTY": "{pool} still has nodes; stop their agents first.",
+    "HELLO_REQUIRED": "A node session begins with a hello that names its node, within 10 seconds; send it first.",
+    "HELLO_REPEATED": "The hello is the first message of a node session only; open a new session instead.",
+    "NODE_IDENTITY_MISMATCH": "The certificate of {peer} is not that of {node}; agents speak for their own node.",
+    "SESSION_SUPERSEDED": "Another session of {node} has taken over; stop what this one runs.",
+    "SESSION_EXPIRED": "{node} was not heard of in time and counts as lost; stop what it runs and open a new session.",
+    "WORKLOAD_ENDED": "{workload} is {state} and cannot be changed any more; create another one.",
+    "WORKLOAD_NOT_ENDED": "{workload} is {state}; cancel it and wait until it has ended.",
+    "WORKLOAD_NOT_SERVING": "{workload} is not a serving workload: its groups cannot be changed; create another one.",
+    "ETAG_MISMATCH": "{name} has changed since it was read; read it again and repeat the change.",
+    "WRITE_CONFLICT": "Others keep changing the same resource; try again.",
+    "IDEMPOTENCY_KEY_REUSED": "The request_id {request_id} came before with another request; use a new UUID per request.",
+    "PAGE_TOKEN_INVALID": "The page_token is not the next_page_token of the same request; list again without one.",
+    "PAGE_TOKEN_EXPIRED": "The list was read too long ago to be continued; list again without a page_token.",
+    # Signing in and joining the mesh.
+    "SIGN_IN_FAILED": "Signing in failed; check the name and the password, or the API key.",
+    "REFRESH_TOKEN_REFUSED": "The refresh token is not, or no longer, good; sign in again.",
+    "JOIN_TOKEN_REFUSED": "The join token is unknown, expired or used; have another one made.",
+    "CSR_INVALID": "The certificate signing request cannot be granted; the details say why.",
     # Load and availability.
     "RATE_LIMITED": "The caller sends too many calls; wait as long as the details say and try again.",
     "MESSAGE_TOO_LARGE": "The message is larger than the server accepts; send less at a time.",
@@ -32,6 +53,9 @@ TEXTS: Final[Mapping[str, str]] = {
     "STORE_UNAVAILABLE": "The state store does not answer; try again shortly.",
     "OUTCOME_UNKNOWN": "The state store did not confirm the change; repeat the call with the same request_id.",
     "TRY_AGAIN": "The server cannot answer now; try again shortly.",
+    # The client's own side.
+    "PROFILE_MISSING": "There is no profile at {profile}; start a stack with `lepton up`, or set LEPTON_PROFILE.",
+    "PROFILE_INVALID": "The profile at {profile} cannot be read: {problem}; correct it, or write it with `lepton up`.",
     # The server's own fault.
     "INTERNAL": "The server failed; report the request id to the operator.",
     "UNKNOWN": "The server answered without saying what went wrong; report it to the operator.",

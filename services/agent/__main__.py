@@ -3,19 +3,19 @@
 import os
 
 from chassis.app import App, run
-from services.agent import inventory
+from services.agent.admin import admin
 from services.agent.config import AgentConfig
 from services.agent.fence import BootClock
-from services.agent.node import describe
+from services.agent.inventory import UsageMeter
+from services.agent.node import describe, device_uuids
 from services.agent.outbox import Outbox
 from services.agent.process_runner import ProcessRunner
 from services.agent.report import Reporting
-from services.agent.runner import Surroundings
+from services.agent.runner import Runner, Surroundings
 from services.agent.session import Session
 from services.agent.slices import Slices
 from services.agent.torch_runner import TorchRunner
-from services.agent.triton import TritonTools
-from services.agent.triton_runner import TritonRunner
+from services.agent.triton_runner import TritonRunner, tools
 from services.agent.warm_launcher import WarmLauncher
 from services.agent.work import WorkFolders, exclusive
 
@@ -28,4 +28,28 @@ async def build(config: AgentConfig, app: App) -> None:
     folders.clear()
     launcher = await app.enter(WarmLauncher(environ))
     await app.join_mesh(follows_policy=False)
-    node, surroundings = await describe(config), None
+    node = await describe(config)
+    place = Surroundings(
+        address=config.address,
+        artifacts=config.artifacts,
+        otlp_endpoint=config.telemetry.otlp_endpoint,
+        device_uuids=device_uuids(node),
+    )
+    reporting = await app.enter(Reporting(app.peers.channel("trainer"), app.clock))
+    runners: dict[str, Runner] = {
+        "torch": TorchRunner(surroundings=place, folders=folders, launcher=launcher, reporting=reporting),
+        "triton": TritonRunner(surroundings=place, folders=folders, tools=tools(config), trace_url=config.trace_url),
+        "process": ProcessRunner(surroundings=place, folders=folders, inherited=environ),
+    }
+    outbox = Outbox()
+    slices = await app.enter(Slices(node=node.name, runners=runners, outbox=outbox))
+    scheduler, usage, grace_s = app.peers.channel("scheduler"), UsageMeter(), config.grace_s
+    session = Session(
+        channel=scheduler, node=node, slices=slices, outbox=outbox, usage=usage, clock=app.clock, grace_s=grace_s
+    )
+    app.loop("session", session.run)
+    await app.enter(admin(config.listen, app.metrics))
+
+
+if __name__ == "__main__":
+    run(AgentConfig, build, clock=BootClock())

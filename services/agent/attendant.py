@@ -1,4 +1,4 @@
-"""The time between a process's start and its end: its output, its reports, its stop, and what is said about how it ended."""
+"""The time between a process's start and its end: its output, its reports, its stop, and what is said of its end."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ class Attended(Protocol):
 
 
 class Attendant:
-    """Attends one process. With a journal everything goes to the trainer; without one the last output is kept for the message."""
+    """Attends one process. With a journal all goes to the trainer; without one the last output is kept."""
 
     def __init__(
         self, process: Attended, control: SliceControl, *, journal: Journal | None, error_file: Path | None = None

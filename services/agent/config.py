@@ -1,30 +1,30 @@
 """The agent's settings. A minimal file:
 
-    node = "n1"                                # the node's id; its name is pools/<pool>/nodes/<node>
-    pool = "general"
-    state_dir = "/var/lib/lepton/agent"        # work folders and the lock; one agent per directory
-    artifacts = "file:///srv/lepton/artifacts" # where ranks and replicas read and write artifacts
+node = "n1"                                # the node's id; its name is pools/<pool>/nodes/<node>
+pool = "general"
+state_dir = "/var/lib/lepton/agent"        # work folders and the lock; one agent per directory
+artifacts = "file:///srv/lepton/artifacts" # where ranks and replicas read and write artifacts
 
-    [peers]                                    # mesh ports
-    auth = "127.0.0.1:7002"
-    scheduler = "127.0.0.1:7202"
-    trainer = "127.0.0.1:7302"
+[peers]                                    # mesh ports
+auth = "127.0.0.1:7002"
+scheduler = "127.0.0.1:7202"
+trainer = "127.0.0.1:7302"
 
-    [identity]                                 # as for every service; the join token is for spiffe agent/<node>
-    state_dir = "/var/lib/lepton/agent/identity"
-    trust_bundle = "/etc/lepton/ca.pem"
-    auth_address = "127.0.0.1:7001"
-    join_token_file = "/etc/lepton/n1.token"
+[identity]                                 # as for every service; the join token is for spiffe agent/<node>
+state_dir = "/var/lib/lepton/agent/identity"
+trust_bundle = "/etc/lepton/ca.pem"
+auth_address = "127.0.0.1:7001"
+join_token_file = "/etc/lepton/n1.token"
 
-    [[devices]]                                # declared devices; without any, those that nvidia-smi finds
-    model = "virtual"
-    memory_bytes = 17179869184
+[[devices]]                                # declared devices; without any, those that nvidia-smi finds
+model = "virtual"
+memory_bytes = 17179869184
 
-    [triton]                                   # without it the node refuses serving programs
-    server = "/opt/triton/bin/tritonserver"
-    backends = "/opt/triton/backends"
-    libs = "/opt/triton/libs"
-    python_path = "/opt/triton/stub/bin"       # the folder of the python3 that model stubs run in
+[triton]                                   # without it the node refuses serving programs
+server = "/opt/triton/bin/tritonserver"
+backends = "/opt/triton/backends"
+libs = "/opt/triton/libs"
+python_path = "/opt/triton/stub/bin"       # the folder of the python3 that model stubs run in
 """
 
 from collections.abc import Mapping
@@ -70,6 +70,11 @@ class AgentConfig(ServiceConfig):
     triton: TritonPaths | None = None
     collector: str = ""  # "http://host:port" of the OTLP/HTTP collector, for Triton's own spans
     grace_s: float = 10.0  # for slices when the agent is told to stop
+
+    @property
+    def trace_url(self) -> str:
+        """Where Triton sends its spans; empty = nowhere."""
+        return f"{self.collector.rstrip('/')}/v1/traces" if self.collector else ""
 
     @property
     def name(self) -> NodeName:

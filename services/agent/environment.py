@@ -1,4 +1,4 @@
-"""The environment of what the agent starts: torchrun's contract and Lepton's for a rank, and what a user may add to it."""
+"""The environment of what the agent starts: torchrun's contract, Lepton's own, and what a user may add to them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ _NAME: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}", re.ASCII)
 _OWN_PREFIXES: Final = ("LEPTON_", "TORCHELASTIC_")
 _OWN: Final = frozenset(
     (
-        "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME",
-        "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PATH", "HOME", "TMPDIR", "TRACEPARENT", "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
+        "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE",
+        "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PATH", "HOME", "TMPDIR",
+        "TRACEPARENT", "OTEL_EXPORTER_OTLP_ENDPOINT", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
     )
 )  # fmt: skip
 _MOST_BYTES: Final = 128 << 10

@@ -12,7 +12,7 @@ _MARGIN_SHARE: Final = 0.2  # of the time to live, when that is short
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fence:
-    """What the node knows of its lease: the time to live it was told, and when the last acknowledged sign of life was sent.
+    """What the node knows of its lease: how long it lives, and when the last acknowledged sign of life was sent.
 
     Sent, not acknowledged: the scheduler counts from a moment that cannot be earlier than that.
     """

@@ -1,4 +1,4 @@
-"""What this machine has and uses: processors, memory, storage, accelerators; real ones, or as the configuration declares them."""
+"""What this machine has and uses: processors, memory, storage, accelerators; real ones, or as configured."""
 
 import asyncio
 import csv
@@ -11,7 +11,7 @@ from typing import Final
 import psutil
 
 from chassis.logs import logger
-from lepton.scheduler.v1 import node_pb2, resources_pb2
+from lepton.scheduler.v1 import resources_pb2
 
 log = logger(__name__)
 
@@ -51,7 +51,7 @@ class UsageMeter:
 
 
 def capacity(*, cpu_milli: int, memory_bytes: int, storage: Path) -> resources_pb2.Resources:
-    """What the machine has; amounts above zero are taken instead of the measured ones, so that several agents can share it."""
+    """What the machine has; an amount above zero stands in for the measured one, where agents share a machine."""
     return resources_pb2.Resources(
         cpu_milli=cpu_milli or 1000 * (psutil.cpu_count() or 1),
         memory_bytes=memory_bytes or psutil.virtual_memory().total,
@@ -68,11 +68,13 @@ def network_labels() -> dict[str, str]:
     return {"lepton.dev/network-interface": name, "lepton.dev/network-mbps": str(stats.speed)}
 
 
-async def devices(declared: Sequence[Declared]) -> list[node_pb2.Device]:
+async def devices(declared: Sequence[Declared]) -> list[resources_pb2.Device]:
     """The accelerators: the declared ones if there are any, else those that nvidia-smi finds."""
     if declared:
         return [
-            node_pb2.Device(index=index, model=device.model, memory_bytes=device.memory_bytes, uuid=f"{VIRTUAL}-{index}")
+            resources_pb2.Device(
+                index=index, model=device.model, memory_bytes=device.memory_bytes, uuid=f"{VIRTUAL}-{index}"
+            )
             for index, device in enumerate(declared)
         ]
     program = shutil.which("nvidia-smi")
@@ -100,11 +102,11 @@ async def devices(declared: Sequence[Declared]) -> list[node_pb2.Device]:
     return read_query(output.decode())
 
 
-def read_query(output: str) -> list[node_pb2.Device]:
+def read_query(output: str) -> list[resources_pb2.Device]:
     """The devices in nvidia-smi's answer."""
     rows = [[field.strip() for field in row] for row in csv.reader(output.splitlines()) if len(row) == 4]
     return [
-        node_pb2.Device(
+        resources_pb2.Device(
             index=int(index), model=name.removeprefix("NVIDIA "), memory_bytes=_mebibytes(memory), uuid=uuid
         )
         for index, name, memory, uuid in rows

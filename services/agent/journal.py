@@ -27,9 +27,11 @@ class _Entry:
 
 
 class Journal:
-    """One rank's events, in order. Whoever adds to a full journal waits: a chatty rank is slowed down, nothing is dropped."""
+    """One rank's events, in order. Whoever adds to a full journal waits: a chatty rank slows down, nothing is lost."""
 
-    def __init__(self, job: str, generation: int, rank: int, *, wake: Callable[[], None], most_bytes: int = 4 << 20) -> None:
+    def __init__(
+        self, job: str, generation: int, rank: int, *, wake: Callable[[], None], most_bytes: int = 4 << 20
+    ) -> None:
         self.job, self.generation, self.rank = job, generation, rank
         self._wake, self._most_bytes = wake, most_bytes
         self._next = 1
@@ -66,7 +68,7 @@ class Journal:
             await self._changed.wait_for(lambda: self.is_empty)
 
     def batches(self) -> Iterable[pb.ReportRunRequest]:
-        """What has not gone out yet, in messages of bounded size; each counts as sent when the next one is asked for."""
+        """What has not gone out yet, in messages of bounded size; it counts as sent from now on."""
         while self.has_unsent:
             chosen: list[pb.RunEvent] = []
             size = 0

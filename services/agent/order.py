@@ -1,4 +1,4 @@
-"""What the agent is told to run: one order per slice, and the gang that the slices of one generation on this node form."""
+"""What the agent is told to run: one order per slice, and the gang that one generation's slices on this node form."""
 
 import asyncio
 from collections.abc import Mapping

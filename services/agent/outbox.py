@@ -1,4 +1,4 @@
-"""The states of slices on their way to the scheduler: the newest of each slice, kept until the scheduler has stored it."""
+"""The states of slices on their way to the scheduler: the newest of each slice, kept until it is stored."""
 
 import asyncio
 
@@ -43,7 +43,7 @@ class Outbox:
         if self._unsent:
             self._changed.set()
 
-    def acknowledge(self, key: SliceKey, state: workload_pb2.Slice.State) -> None:
+    def acknowledge(self, key: SliceKey, state: workload_pb2.Slice.State.ValueType) -> None:
         """The scheduler has stored this state."""
         report = self._reports.get(key)
         if report is not None and key not in self._unsent and report.slice.state == state:

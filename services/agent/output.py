@@ -1,4 +1,4 @@
-"""The output of a process: its pipes cut into lines of bounded length, and the last of them kept for a failure's message."""
+"""The output of a process: its pipes cut into lines of bounded length, and the last of them kept."""
 
 import asyncio
 from collections import deque
@@ -42,7 +42,7 @@ class Tail:
 
 
 async def lines(pipe: asyncio.StreamReader) -> AsyncIterator[str]:
-    """The lines of a pipe until it is closed; one that is too long comes in pieces, and bytes that are not UTF-8 are marked."""
+    """The lines of a pipe until it is closed; a very long one comes in pieces, and what is not UTF-8 is marked."""
     rest = b""
     while chunk := await pipe.read(_CHUNK):
         *whole, rest = (rest + chunk).split(b"\n")

@@ -7,7 +7,7 @@ from services.agent.environment import checked, checked_argv, slice_variables, v
 from services.agent.launcher.launch import rank_environment
 from services.agent.order import SliceOrder
 from services.agent.processes import start_process
-from services.agent.runner import Ending, Surroundings, SliceControl
+from services.agent.runner import Ending, SliceControl, Surroundings
 from services.agent.work import WorkFolders
 
 

@@ -1,6 +1,7 @@
-"""Processes of our own: started without a shell, tied to the agent's life, with pipes for their output and a line for reports."""
+"""Processes of our own: started without a shell, tied to the agent's life, with pipes and a line for reports."""
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -68,10 +69,8 @@ class Process:
 
     async def _answer(self, line: Mapping[str, Any]) -> None:
         self._answers.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-        try:
+        with contextlib.suppress(ConnectionError):  # it has ended; `exited` says how
             await self._answers.drain()
-        except ConnectionError:
-            pass  # it has ended; `exited` says how
 
 
 async def start_process(argv: Sequence[str], *, environment: Mapping[str, str], folder: Path) -> Process:

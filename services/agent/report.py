@@ -1,10 +1,11 @@
-"""The agent's line to the trainer: opens runs, and carries the journals of all ranks over one stream that outlives the trainer."""
+"""The agent's line to the trainer: opens runs, and carries the journals of all ranks over one stream."""
 
 import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, NoReturn
+from types import TracebackType
+from typing import Any, Final, NoReturn, Self
 
 import grpc
 
@@ -22,11 +23,12 @@ _BATCH_S: Final = 0.02  # what a burst of lines is gathered for
 _START_TIMEOUT_S: Final = 10.0
 _START_PATIENCE_S: Final = 120.0  # a trainer that is being restarted
 _TRANSIENT: Final = (Unavailable, DeadlineExceeded, ResourceExhausted)
+_LAST_S: Final = 3.0
 _BACKOFF_S: Final = (0.1, 2.0)
 
 
 class Reporting:
-    """Everything that this node tells the trainer."""
+    """Everything that this node tells the trainer; delivers while the block runs."""
 
     def __init__(self, channel: grpc.aio.Channel, clock: Clock) -> None:
         self._stub: Any = RunReportServiceStub(channel)
@@ -62,8 +64,23 @@ class Reporting:
             if journal.is_empty:
                 del self._journals[key]
 
-    async def run(self) -> NoReturn:
-        """Deliver until cancelled."""
+    async def __aenter__(self) -> Self:
+        self._delivering = asyncio.ensure_future(self._deliver())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            async with asyncio.timeout(_LAST_S):
+                for journal in list(self._journals.values()):
+                    await journal.drained()
+        except TimeoutError:
+            log.warning("left with events that the trainer has not stored", journals=len(self._journals))
+        self._delivering.cancel()
+        await asyncio.gather(self._delivering, return_exceptions=True)
+
+    async def _deliver(self) -> NoReturn:
         backoff_s = _BACKOFF_S[0]
         while True:
             while all(journal.is_empty for journal in self._journals.values()):
@@ -110,4 +127,3 @@ class Reporting:
         await journal.acknowledge(response.sequence, response.refused)
         if journal.is_empty and journal.is_closed:
             self._journals.pop(key, None)
-

@@ -2,20 +2,20 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from lepton.scheduler.v1 import workload_pb2
 from services.agent.order import SliceOrder
 
-State = workload_pb2.Slice.State
+Slice = workload_pb2.Slice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """How a slice ended."""
 
-    state: State
+    state: Slice.State.ValueType
     exit_code: int = 0
     message: str = ""
 
@@ -54,15 +54,15 @@ class SliceControl:
 
     def starting(self, message: str = "", *, endpoints: Mapping[str, str] | None = None) -> None:
         """It is being prepared."""
-        self.report(workload_pb2.Slice.STARTING, message=message, endpoints=endpoints)
+        self.report(Slice.STARTING, message=message, endpoints=endpoints)
 
     def running(self, message: str = "") -> None:
         """Its process exists; a message says what keeps it from being ready."""
-        self.report(workload_pb2.Slice.RUNNING, message=message[-1000:])
+        self.report(Slice.RUNNING, message=message[-1000:])
 
     def ready(self, endpoints: Mapping[str, str]) -> None:
         """It has proved that it does its work."""
-        self.report(workload_pb2.Slice.READY, endpoints=endpoints)
+        self.report(Slice.READY, endpoints=endpoints)
 
     def output(self, name: str, digest: str) -> None:
         """It has produced an artifact."""

@@ -1,4 +1,4 @@
-"""The agent's session with the scheduler: kept open across broken connections, and fenced when it cannot be kept alive."""
+"""The agent's session with the scheduler: reopened when it breaks, and fenced when it cannot be kept alive."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""The slices of this node: started, adopted, stopped and reported as the scheduler says, one runner per kind of program."""
+"""The slices of this node: started, adopted, stopped and reported as the scheduler says."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from lepton.internal.v1 import node_session_pb2 as pb
 from lepton.scheduler.v1 import workload_pb2
 from services.agent.order import SliceKey, SliceOrder, read_orders
 from services.agent.outbox import Outbox
-from services.agent.runner import Ending, Runner, SliceControl, State, Stop
+from services.agent.runner import Ending, Runner, SliceControl, Stop
 
 log = logger(__name__)
 
@@ -102,12 +102,12 @@ class Slices:
         """Stop slices of a generation, all of them when none is named."""
         entries = self._find(message.workload, message.generation)
         if message.reason == STALE:
-            for entry in entries.values():
-                entry.is_unwanted = True
-                self._outbox.drop(entry.order.key)
+            for unwanted in entries.values():
+                unwanted.is_unwanted = True
+                self._outbox.drop(unwanted.order.key)
             self._cancel(entries.values())
             return
-        for index in message.slices or entries:
+        for index in message.slices or list(entries):
             entry = entries.get(index)
             if entry is None:
                 unknown = Slice(index=index, state=Slice.STOPPED, message="it was never started here")
@@ -199,7 +199,7 @@ class Slices:
     def _report(
         self,
         entry: _Entry,
-        state: State | None,
+        state: Slice.State.ValueType | None,
         *,
         message: str = "",
         endpoints: Mapping[str, str] | None = None,

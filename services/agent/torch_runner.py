@@ -146,9 +146,7 @@ class TorchRunner:
             gang.learn_store(local.store.endpoint)
         return await asyncio.shield(gang.store)
 
-    def _launch(
-        self, order: SliceOrder, control: SliceControl, run: _Run, endpoint: str, folder: Path
-    ) -> RankLaunch:
+    def _launch(self, order: SliceOrder, control: SliceControl, run: _Run, endpoint: str, folder: Path) -> RankLaunch:
         spec, place = folder / "spec.json", self._surroundings
         spec.write_text(run.spec)
         own = slice_variables(

@@ -9,6 +9,7 @@ from lepton.artifacts import ArtifactStore
 from lepton.errors import FailedPrecondition, InvalidArgument
 from lepton.golden import Golden
 from lepton.scheduler.v1 import program_pb2, workload_pb2
+from services.agent.config import AgentConfig
 from services.agent.order import SliceOrder
 from services.agent.runner import Ending, SliceControl, Surroundings
 from services.agent.triton import (
@@ -68,14 +69,22 @@ class TritonRunner:
         return [_model(store, project, model, folder / str(number)) for number, model in enumerate(program.models)]
 
 
+def tools(config: AgentConfig) -> TritonTools | None:
+    """Where Triton lies, if it does."""
+    paths = config.triton
+    if paths is None:
+        return None
+    return TritonTools(server=paths.server, backends=paths.backends, libs=paths.libs, python_path=paths.python_path)
+
+
 def _model(store: ArtifactStore, project: str, model: program_pb2.ServedModel, folder: Path) -> ServedModel:
     try:
         manifest = json.loads(store.read(project, model.repository))
         digests: Mapping[str, str] = {str(path): str(digest) for path, digest in manifest.items()}
     except (ValueError, AttributeError) as error:
-        raise InvalidArgument("INVALID_FIELD", fields={"repository": f"is not a repository manifest: {error}"}) from error
+        raise _invalid(f"is not a repository manifest: {error}") from error
     if _CONFIG not in digests:
-        raise InvalidArgument("INVALID_FIELD", fields={"repository": f"holds no {_CONFIG}"})
+        raise _invalid(f"holds no {_CONFIG}")
     files: dict[str, bytes | Path] = {}
     for number, (path, digest) in enumerate(digests.items()):
         target = folder / str(number)
@@ -83,6 +92,10 @@ def _model(store: ArtifactStore, project: str, model: program_pb2.ServedModel, f
         files[path] = target
     config = (folder / str(list(digests).index(_CONFIG))).read_text()
     return ServedModel(name=model.name, files=files, golden=Golden.parse(store.read(project, model.golden), config))
+
+
+def _invalid(problem: str) -> InvalidArgument:
+    return InvalidArgument("INVALID_FIELD", fields={"repository": problem})
 
 
 async def _pass_on(control: SliceControl, replica: TritonReplica) -> None:

@@ -1,7 +1,7 @@
-"""Owns one process of a slice with everything that it starts: `python -I -S warden.py PARENT COMMAND...`; none outlives PARENT.
+"""Owns one process of a slice and all that it starts: `python -I -S warden.py PARENT COMMAND...`; none outlives PARENT.
 
-SIGTERM is passed on to the command's group. SIGHUP, which also comes when the parent dies, kills all descendants, also those that
-made themselves daemons. The warden ends as the command ended.
+SIGTERM is passed on to the command's group. SIGHUP, which also comes when the parent dies, kills all descendants, also
+those that made themselves daemons. The warden ends as the command ended.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ def main(parent: int, command: list[str]) -> None:
     if os.getppid() != parent:
         sys.exit(1)
     child = _start(command)
-    status = None
+    status: int | None = None
     while status is None:
         number = signal.sigwait(_OWN)
         if number == signal.SIGTERM:
             _signal_group(child, signal.SIGTERM)
         elif number == signal.SIGHUP:
             _kill_descendants(child)
-            status = signal.SIGKILL
+            status = int(signal.SIGKILL)
         elif number == signal.SIGCHLD:
             status = _reap(child)
     _kill_descendants(child)
@@ -49,7 +49,7 @@ def _start(command: list[str]) -> int:
         os._exit(1)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _OWN)
     try:
-        os.execvp(command[0], command)  # noqa: S606 (an argument list, never a shell)
+        os.execvp(command[0], command)
     except OSError as error:
         print(f"cannot run {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
         os._exit(127)

@@ -1,4 +1,4 @@
-"""The folders in which slices work: one per slice, made when it starts, gone when it has ended or the agent starts again."""
+"""The folders in which slices work: one per slice, gone when it has ended or the agent starts again."""
 
 import asyncio
 import fcntl

@@ -70,7 +70,7 @@ async def assemble(config: AuthConfig, app: App, kv: KV, kek: Kek) -> None:
         clock=clock,
     )
     revocations = Revocations(kv, access_lifetime)
-    passwords, api_keys = Passwords(), ApiKeys(store)
+    passwords, api_keys = Passwords(memory_kib=config.password_memory_kib), ApiKeys(store)
     sessions = Sessions(
         store,
         policy=policy,

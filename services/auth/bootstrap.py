@@ -33,19 +33,20 @@ async def init(config: AuthConfig, kv: KV, clock: Clock) -> bool:
     if authority is None:
         write_secret(config.bootstrap_password_file, secrets.token_urlsafe(_PASSWORD_BYTES))
         password = config.bootstrap_password_file.read_text().strip()
-        is_new = await _create(kv, kek, password, clock)
+        hashed = await Passwords(memory_kib=config.password_memory_kib).hash(password)
+        is_new = await _create(kv, kek, hashed, clock)
         authority = await load_authority(kv, kek, clock)
         assert authority is not None
     _write_bundle(Path(config.identity.trust_bundle), authority.trust_bundle_pem)
     return is_new
 
 
-async def _create(kv: KV, kek: Kek, password: str, clock: Clock) -> bool:
+async def _create(kv: KV, kek: Kek, hashed: str, clock: Clock) -> bool:
     """False when another process was first."""
     user, binding = User(display_name="Administrator"), RoleBinding(role="roles/admin", members=[str(ADMIN)])
     stamp(user, ADMIN, clock)
     stamp(binding, BINDING, clock)
-    hashed = credentials_pb2.PasswordRecord(hash=await Passwords().hash(password), create_time=user.create_time)
+    password = credentials_pb2.PasswordRecord(hash=hashed, create_time=user.create_time)
     signing_key = keys.new_key(kek, clock)
     done = await AuditTrail(kv, clock).commit(
         Deed(resource=str(ADMIN), actor=ACTOR, action="init"),
@@ -54,7 +55,7 @@ async def _create(kv: KV, kek: Kek, password: str, clock: Clock) -> bool:
             authority_put(Authority.create(clock), kek),
             Put(layout.signing_key(signing_key.kid), signing_key.SerializeToString()),
             Put(layout.user(ADMIN), user.SerializeToString()),
-            Put(layout.password(ADMIN), hashed.SerializeToString()),
+            Put(layout.password(ADMIN), password.SerializeToString()),
             Put(layout.binding(BINDING), binding.SerializeToString()),
         ],
     )

@@ -4,6 +4,7 @@
     audience = "lepton"                          # `aud` of access tokens; required
     kek_file = "/.../auth/kek"                   # key-encryption key; `init` makes it, all replicas share it
     bootstrap_password_file = "/.../admin.password"  # `init` writes the password of users/admin here
+    password_memory_kib = 47104                  # memory that hashing a password takes (Argon2id); optional
 
     [etcd]
     endpoints = ["127.0.0.1:2379"]
@@ -31,6 +32,7 @@ from pathlib import Path
 from chassis import config as settings
 from chassis.config import ConfigError, ServiceConfig
 from chassis.etcd import TLS
+from services.auth.passwords import MEMORY_KIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,7 @@ class AuthConfig(ServiceConfig):
     kek_file: Path
     bootstrap_password_file: Path
     etcd: Etcd
+    password_memory_kib: int = MEMORY_KIB  # what hashing a password costs; lower it only for tests
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 # OWASP's first choice (46 MiB, one pass, one lane).
 _TIME_COST: Final = 1
-_MEMORY_KIB: Final = 47_104
+MEMORY_KIB: Final = 47_104
 _LANES: Final = 1
 _AT_ONCE: Final = 2  # each takes 46 MiB and a core
 
@@ -17,7 +17,7 @@ _AT_ONCE: Final = 2  # each takes 46 MiB and a core
 class Passwords:
     """Hashes and recognises passwords. A missing hash costs as much time as a wrong password."""
 
-    def __init__(self, *, memory_kib: int = _MEMORY_KIB) -> None:
+    def __init__(self, *, memory_kib: int = MEMORY_KIB) -> None:
         self._hasher = PasswordHasher(time_cost=_TIME_COST, memory_cost=memory_kib, parallelism=_LANES)
         self._nobodys = self._hasher.hash(secrets.token_urlsafe(16))
         self._slots = asyncio.Semaphore(_AT_ONCE)

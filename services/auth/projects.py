@@ -70,7 +70,7 @@ class Projects:
             entry = await self._store.entry(name, layout.project(name))
             done = await self._store.audit.commit(
                 Deed(resource=str(name)),
-                [unchanged(entry, etag)],
+                [unchanged(entry, etag, name)],
                 [
                     Delete(entry.key),
                     DeletePrefix(layout.service_accounts(name)),

@@ -1,4 +1,4 @@
-"""Keeps the gateway's routes true: every deployment's replicas that answer, and the keys that tokens are signed with."""
+"""Keeps the gateway's routes true: every deployment's replicas that answer, and the keys that sign tokens."""
 
 import asyncio
 from collections.abc import Mapping
@@ -41,12 +41,13 @@ class GatewayFiles:
         self._served: dict[str, Deployment] = {}
         self._workloads: dict[str, Workload] = {}
         self._dirty = asyncio.Event()
-        self._knows = {"deployments": asyncio.Event(), "workloads": asyncio.Event()}
+        self._knows = {what: asyncio.Event() for what in ("deployments", "workloads", "tokens")}
 
     def use_tokens(self, tokens: TokenRules) -> None:
         """Accepts the tokens that these keys sign."""
         if tokens != self._gateway.tokens:
             self._gateway = replace(self._gateway, tokens=tokens)
+            self._knows["tokens"].set()
             self._dirty.set()
 
     async def run(self) -> None:

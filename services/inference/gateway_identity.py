@@ -20,7 +20,7 @@ def gateway_value(config: InferenceConfig) -> Gateway:
     collector = config.telemetry.otlp_endpoint.removeprefix("http://")
     return Gateway(
         directory=config.gateway.directory,
-        tokens=TokenRules(issuer=config.tokens.issuer, audience=config.tokens.audience, jwks='{"keys": []}'),
+        tokens=TokenRules(issuer="", audience="", jwks=""),
         certificate=config.gateway.directory / "tls" / "certificate.pem",
         key=config.gateway.directory / "tls" / "key.pem",
         host=listen.host,

@@ -81,7 +81,7 @@ class Committer:
         try:
             result = await self._kv.txn(list(compare), then, [Get(guard.key)])
         except KVError as error:
-            # Whether it was applied shows in the watch; what was not is planned again, and the conditions keep it single.
+            # Whether it was applied shows in the watch. What was not is planned again; the conditions keep it single.
             log.warning("commit failed", error=str(error), decisions=len(batch))
             return 0
         if result.succeeded:
@@ -101,17 +101,17 @@ class Committer:
         document = self._document(record, decision)
         key = keys.workload(name)
         compare = [mod(key, record.mod_revision), *(absent(_node_key(node)) for node in decision.missing)]
-        then: list[Op] = [Put(key, document.SerializeToString())]
+        then: list[Op] = [Put(key, convert.stored(document))]
         if decision.placement is not None:
             assignment = self._assignment(document, decision.placement, traces.get(decision.workload, ""))
-            then.append(Put(keys.assignment(name, decision.generation), assignment.SerializeToString()))
+            then.append(Put(keys.assignment(name, decision.generation), convert.stored(assignment)))
             compare.append(absent(keys.assignment(name, decision.generation)))
         for revocation in decision.revoke:
             assigned = self._ledger.assignment(decision.workload, revocation.generation)
             if assigned is None:
                 return None
             where = keys.assignment(name, revocation.generation)
-            then.append(Put(where, self._revoked(assigned.proto, revocation).SerializeToString()))
+            then.append(Put(where, convert.stored(self._revoked(assigned.proto, revocation))))
             compare.append(mod(where, assigned.mod_revision))
         for generation in decision.retire:
             then += [Delete(keys.assignment(name, generation)), DeletePrefix(keys.statuses(name, generation))]

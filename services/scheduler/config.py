@@ -9,8 +9,12 @@ from chassis.config import ServiceConfig
 class Nodes:
     """How the nodes' sessions are kept."""
 
-    ttl_s: float = 10.0  # a node without heartbeats for so long is gone; its gangs are re-queued as long again after that
-    lease_ttl_s: int = 75  # of the leases this replica keeps the node keys under: how long etcd, or the replica, may be away
+    ttl_s: float = (
+        10.0  # a node without heartbeats for so long is gone; its gangs are re-queued as long again after that
+    )
+    lease_ttl_s: int = (
+        75  # of the leases this replica keeps the node keys under: how long etcd, or the replica, may be away
+    )
     leases: int = 4  # how many leases a replica's nodes share
 
 

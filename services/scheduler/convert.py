@@ -25,9 +25,14 @@ from services.scheduler.snapshot import (
 )
 
 
-def etag_of(stored: bytes) -> str:
+def etag_of(document: bytes) -> str:
     """The etag of a stored document: of its content, so that it is known before the write."""
-    return f'"{hashlib.sha256(stored).hexdigest()[:16]}"'
+    return f'"{hashlib.sha256(document).hexdigest()[:16]}"'
+
+
+def stored(message: Message) -> bytes:
+    """A document as it is stored: equal bytes for equal messages."""
+    return message.SerializeToString(deterministic=True)
 
 
 def timestamp(moment: datetime) -> Timestamp:
@@ -39,7 +44,7 @@ def timestamp(moment: datetime) -> Timestamp:
 
 def digest_of(message: Message) -> bytes:
     """Equal for equal messages."""
-    return hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
+    return hashlib.sha256(stored(message)).digest()
 
 
 def demand_of(resources: resources_pb2.Resources) -> Demand:

@@ -1,9 +1,9 @@
 """The leader: elected among the replicas, it plans whenever something has changed and commits what it has planned."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from time import monotonic, time_ns
-from typing import Final
+from typing import Any, Final
 
 from chassis import telemetry
 from chassis.clock import Clock
@@ -65,7 +65,7 @@ class Leader:
             self._ledger.changed.clear()
             wake_at = await self._cycle(leadership)
             delay_s = None if wake_at is None else max(0.0, wake_at - self._clock.monotonic())
-            await self._any_of((self._ledger.changed, leadership.lost), delay_s)
+            await self._first_of(delay_s, self._ledger.changed.wait(), leadership.lost.wait())
             await self._clock.sleep(self._debounce_s)
 
     async def _cycle(self, leadership: Leadership) -> float | None:
@@ -85,36 +85,41 @@ class Leader:
                 span.end()
         PLACED.inc(sum(each.placement is not None for each in planned.decisions))
         # Plan again only when our own writes are known here: they are part of the next snapshot.
-        await self._ledger.reached(revision)
+        await self._first_of(None, self._ledger.reached(revision), leadership.lost.wait())
         if overtaken:
             retry_at = self._clock.monotonic() + _AFTER_CONFLICT_S
             return min(retry_at, planned.wake_at or retry_at)
         return planned.wake_at
 
     def _spans(self, decisions: Iterable[Decision], started_ns: int) -> dict[str, telemetry.Span]:
-        """For each sampled workload that is placed: `schedule.plan`, ended now, and under it `schedule.assign`, open."""
+        """For each sampled workload that is placed: a `schedule.plan`, ended, and under it `schedule.assign`, open."""
         spans: dict[str, telemetry.Span] = {}
         for each in decisions:
             record = self._ledger.workloads.get(each.workload)
             parent = telemetry.parse(record.proto.trace_context) if record and each.placement else None
             if parent is None:
                 continue
-            facts: dict[str, str | bool | int | float] = {"lepton.workload": each.workload, "lepton.generation": each.generation}
-            span = telemetry.start_span("schedule.plan", parent, attributes=dict(facts))
+            span = telemetry.start_span("schedule.plan", parent, attributes=_facts(each))
             if span is None:
                 continue
             span.start_ns = started_ns
             span.end()
-            assign = telemetry.start_span("schedule.assign", span.trace, attributes=dict(facts))
+            assign = telemetry.start_span("schedule.assign", span.trace, attributes=_facts(each))
             if assign is not None:
                 spans[each.workload] = assign
         return spans
 
-    async def _any_of(self, events: Iterable[asyncio.Event], timeout_s: float | None) -> None:
-        """Return when one of the events is set, or the time is over."""
+    async def _first_of(self, timeout_s: float | None, *awaited: Coroutine[Any, Any, object]) -> None:
+        """Return when one of these has happened, or the time is over."""
         async with asyncio.TaskGroup() as tasks:
-            waiting = {tasks.create_task(event.wait()) for event in events}  # type: ignore[var-annotated]
-            timer = set() if timeout_s is None else {tasks.create_task(self._clock.sleep(timeout_s))}
-            await asyncio.wait(waiting | timer, return_when=asyncio.FIRST_COMPLETED)
-            for task in waiting | timer:
+            waiting = {tasks.create_task(each) for each in awaited}
+            if timeout_s is not None:
+                waiting.add(tasks.create_task(self._clock.sleep(timeout_s)))
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in waiting:
                 task.cancel()
+
+
+def _facts(decision: Decision) -> dict[str, str | bool | int | float]:
+    slices = len(decision.placement.slices) if decision.placement else 0
+    return {"lepton.workload": decision.workload, "lepton.generation": decision.generation, "lepton.slices": slices}

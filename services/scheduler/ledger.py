@@ -43,6 +43,7 @@ class AssignmentRecord:
     proto: ledger_pb2.Assignment
     mod_revision: int
     statuses: dict[int, workload_pb2.Slice] = field(default_factory=dict)
+    announced_store: str = ""  # what the gang was told
     _value: Assignment | None = None
 
     @property

@@ -14,6 +14,7 @@ NEXT: Final[dict[State, frozenset[State]]] = {
     State.CANCELLED: frozenset(),
 }
 ENDED: Final = frozenset(state for state, following in NEXT.items() if not following)
+OVER: Final = ENDED | {State.CANCELLING}  # nothing can be wished for any more
 
 FINAL: Final = frozenset({SliceState.SUCCEEDED, SliceState.FAILED, SliceState.STOPPED, SliceState.LOST})
 UP: Final = frozenset({SliceState.RUNNING, SliceState.READY, SliceState.SUCCEEDED})

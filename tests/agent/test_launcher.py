@@ -121,7 +121,9 @@ async def test_a_rank_sees_its_own_variables_and_none_of_the_agents_secrets(
     assert set(seen) <= {"RANK", "OMP_NUM_THREADS", "LEPTON_REPORT_FD", *launcher_environment(os.environ)}
     assert (seen["RANK"], seen["OMP_NUM_THREADS"]) == ("3", "2")
     assert "canary" not in stdout
-    threads = await run(launcher, tmp_path, "import torch; print(torch.get_num_threads())", env={"OMP_NUM_THREADS": "2"})
+    threads = await run(
+        launcher, tmp_path, "import torch; print(torch.get_num_threads())", env={"OMP_NUM_THREADS": "2"}
+    )
     assert threads[1] == "2\n"
 
 
@@ -132,7 +134,9 @@ async def test_variables_that_would_run_code_are_refused(name: str) -> None:
 
 
 async def test_a_rank_holds_no_files_but_its_own(launcher: LauncherClient, tmp_path: Path) -> None:
-    program = "import os; print(sorted(int(f) for f in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{f}')))"
+    program = (
+        "import os; print(sorted(int(f) for f in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{f}')))"
+    )
     _, stdout, _ = await run(launcher, tmp_path, program)
     assert json.loads(stdout) == [0, 1, 2, 3]  # null, stdout, stderr, reports
 
@@ -198,6 +202,14 @@ async def test_a_start_that_fails_says_why_and_harms_nothing(launcher: LauncherC
     assert (await run(launcher, tmp_path, "pass"))[0] == Exit(code=0)
 
 
+async def test_a_launch_too_large_to_send_is_refused_and_harms_nothing(
+    launcher: LauncherClient, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidArgument, match="LAUNCH_TOO_LARGE"):
+        await run(launcher, tmp_path, "pass", argv=("x" * (2 << 20),))
+    assert (await run(launcher, tmp_path, "pass"))[0] == Exit(code=0)
+
+
 async def test_a_store_listens_on_its_address_only_and_serves_ranks(launcher: LauncherClient, tmp_path: Path) -> None:
     store = await launcher.store("127.0.0.1")
     host, port = store.endpoint.split(":")
@@ -256,7 +268,7 @@ from pathlib import Path
 from services.agent.launcher import LauncherClient, RankLaunch
 
 async def main() -> None:
-    control = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    control = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True, stdout=-3)
     async with LauncherClient(os.environ) as launcher:
         store = await launcher.store()
         ranks = [await launcher.start(RankLaunch(rank_id=str(n), entry=sys.argv[1])) for n in range(2)]
@@ -287,7 +299,7 @@ async def test_no_launcher_store_or_rank_outlives_a_killed_owner(
         assert len(pids) == 4
         assert all(map(is_alive, pids))
         owner.send_signal(number)
-        await owner.wait()
+        await owner.communicate()
         await until(lambda: not any(map(is_alive, pids)), deadline_s=5)
         # The negative control: a child that does not ask to die with the owner is still there.
         assert is_alive(control)

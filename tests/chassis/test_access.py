@@ -2,7 +2,7 @@
 
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from json import dumps
 from time import time
 from typing import Any
@@ -104,7 +104,6 @@ def test_a_remembered_token_still_expires() -> None:
     clock._elapsed_s = 300 + 31
     with pytest.raises(errors.Unauthenticated, match="TOKEN_EXPIRED"):
         replica.verify(token)
-    assert timedelta(seconds=331)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +182,7 @@ def test_a_policy_without_issuer_or_audience_is_refused(missing: str) -> None:
 
 
 async def test_a_broken_feed_is_opened_again() -> None:
-    clock, replica, opened = ManualClock(), PolicyReplica(), 0
+    replica, opened = PolicyReplica(), 0
 
     async def feed() -> AsyncIterator[PolicySnapshot]:
         nonlocal opened
@@ -198,4 +197,3 @@ async def test_a_broken_feed_is_opened_again() -> None:
     with pytest.raises(InterruptedError):
         await replica.follow_forever(feed, stop_after_three)
     assert replica.revision == 3
-    assert clock.monotonic() == 0

@@ -206,12 +206,12 @@ class RunningGateway:
 
 
 @asynccontextmanager
-async def gateway(directory: Path, *, collector: Endpoint | None = None) -> AsyncIterator[RunningGateway]:
+async def gateway(directory: Path, **settings: Any) -> AsyncIterator[RunningGateway]:
     """An Envoy with an empty route table."""
     directory.mkdir(parents=True)  # noqa: ASYNC240 (a test)
     authority = Authority()
     cert, key = certificate(directory)
-    config = Gateway(directory=directory, tokens=authority.rules, certificate=cert, key=key, collector=collector)
+    config = Gateway(directory=directory, tokens=authority.rules, certificate=cert, key=key, **settings)
     write(directory, render(config, Routes()))
     admin = EnvoyAdmin(directory)
     async with AsyncExitStack() as stack:

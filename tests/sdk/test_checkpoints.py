@@ -50,7 +50,9 @@ def test_equal_states_have_equal_digests(tmp_path: Path) -> None:
 def test_the_manifest_names_files_sizes_and_position(tmp_path: Path) -> None:
     store = ArtifactStore(f"file://{tmp_path}")
     model, optimizer = trained()
-    manifest = Manifest.parse(store.read("acme", put(store, model=model.state_dict(), optimizer=optimizer.state_dict())))
+    manifest = Manifest.parse(
+        store.read("acme", put(store, model=model.state_dict(), optimizer=optimizer.state_dict()))
+    )
     assert [file.name for file in manifest.files] == ["model.safetensors", "optimizer.safetensors", "tree.json"]
     assert all(store.size("acme", file.digest) == file.size for file in manifest.files)
     assert manifest.config_digest == "sha256:" + "a" * 64

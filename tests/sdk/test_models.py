@@ -72,6 +72,8 @@ def test_what_is_no_package_is_refused(wrong: bytes) -> None:
 
 
 def test_importing_lepton_and_its_torch_side_modules_does_not_import_torch() -> None:
-    program = "import sys, lepton, lepton.data, lepton.models, lepton.train, lepton.artifacts; print('torch' in sys.modules)"
+    program = (
+        "import sys, lepton, lepton.data, lepton.models, lepton.train, lepton.artifacts; print('torch' in sys.modules)"
+    )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert answer.stdout == "False\n"

@@ -35,7 +35,9 @@ def test_any_schedule_of_world_sizes_takes_the_samples_of_the_uninterrupted_run(
     steps: list[int] = []
     position = 0
     for world_size, most_steps in [*schedule, (2, 10**6)]:
-        runs = [sampler.batches(epochs=epochs, position=position) for sampler in gang(count, batch_size, seed, world_size)]
+        runs = [
+            sampler.batches(epochs=epochs, position=position) for sampler in gang(count, batch_size, seed, world_size)
+        ]
         for _, shares in zip(range(most_steps), zip(*runs, strict=True), strict=False):
             taken += [int(i) for share in shares for i in share.indices]
             steps.append(shares[0].step)

@@ -1,6 +1,7 @@
 """The agent's side of the launcher: starts its process, asks it for ranks and stores, hears how they end."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import services
-from lepton.errors import FailedPrecondition, LeptonError, Unavailable
+from lepton.errors import FailedPrecondition, InvalidArgument, LeptonError, Unavailable
 from services.agent.launcher import protocol
 from services.agent.launcher.handles import Exit, RankHandle, StoreHandle
 from services.agent.launcher.launch import RankLaunch, launcher_environment, rank_environment
@@ -154,6 +155,8 @@ class LauncherClient:
             except BlockingIOError:
                 await _writable(self._control)
             except OSError as error:
+                if error.errno == errno.EMSGSIZE:
+                    raise InvalidArgument("LAUNCH_TOO_LARGE", rank=str(message["id"])) from error
                 self._lose()
                 raise Unavailable("LAUNCHER_LOST") from error
 

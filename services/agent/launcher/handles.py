@@ -1,8 +1,11 @@
 """What the agent holds of what it started: a rank with its output, reports and end; a gang's store."""
 
 import asyncio
+import fcntl
 import json
 import signal
+import struct
+import termios
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -51,6 +54,15 @@ class RankHandle:
     async def stop(self, deadline_s: float) -> None:
         """Asks the rank to save its work and leave in time; its exit code is then lepton.train.EXIT_STOPPED."""
         await self._answer({"stop": True, "deadline_s": deadline_s})
+
+    def unheard(self) -> int:
+        """How many bytes of the answers the rank has not read; above zero for good when it does not listen at all."""
+        end = self._answers.get_extra_info("socket")
+        try:
+            (unread,) = struct.unpack("i", fcntl.ioctl(end.fileno(), termios.TIOCOUTQ, struct.pack("i", 0)))
+        except OSError:
+            return 0  # the rank has ended
+        return int(unread)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Sends a signal to the rank and everything that it started; too late is no error."""

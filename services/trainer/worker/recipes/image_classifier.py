@@ -54,6 +54,7 @@ class _Run:
         if isinstance(self._model, ImageClassifier):
             self._model.normalise(*images.statistics())
         self._parallel = DistributedDataParallel(self._model, forward_sync_buffers=False)
+        self._settle(torch.zeros(1, channels, height, width, device=self._gang.device))
         self._optimizer = torch.optim.AdamW(
             self._model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay
         )
@@ -70,6 +71,12 @@ class _Run:
         self._checkpoint = ""
         self._held_out: dict[str, float] = {}
         self._meter = Meter()
+
+    def _settle(self, image: torch.Tensor) -> None:
+        # DDP lays its buckets out anew after its first backward pass and sums in another order from then on. That pass is made
+        # here, with nothing at stake, or a resumed run would differ from the uninterrupted one in the last bits.
+        self._parallel(image).sum().backward()
+        self._model.zero_grad()
 
     def restore(self, saved: Checkpoint) -> None:
         """Goes on from a checkpoint of the same spec, taken at whatever world size."""

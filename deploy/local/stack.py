@@ -1,0 +1,118 @@
+"""What the one-machine stack consists of, and in which order it starts."""
+
+import sys
+from functools import partial
+from typing import Final
+
+import tomli_w
+
+from deploy import tools
+from deploy.local import bootstrap, probes
+from deploy.local.component import Component
+from deploy.local.configs import NODES, PORT_NAMES, SERVICES, Settings, agent_settings, service_settings
+from deploy.local.home import Home
+from deploy.local.ports import Ports
+from deploy.local.supervisor import Plan
+from lepton import profile
+
+_MEMBERS: Final = {
+    **{service: f"service/{service}" for service in SERVICES if service != "auth"},
+    "gateway": "service/gateway",
+    **{f"agent-{node}": f"agent/{node}" for node in NODES},
+}
+
+
+def plan(home: Home) -> Plan:
+    """Everything to start, in order."""
+    ports = Ports.choose(home.ports_file, PORT_NAMES)
+    for service in SERVICES:
+        _write_settings(home, service, service_settings(service, home, ports))
+    for node in NODES:
+        _write_settings(home, f"agent-{node}", agent_settings(node, home, ports))
+    _write_profile(home, ports)
+    return [
+        [_etcd(home, ports), _collector(home, ports)],
+        partial(bootstrap.initialise_auth, home),
+        partial(bootstrap.admit, home, _MEMBERS),
+        _service("auth", home, ports),
+        [_service(name, home, ports) for name in SERVICES if name != "auth"],
+        partial(bootstrap.create_pools, home, ports),
+        [_gateway(home, ports), *(_agent(node, home, ports) for node in NODES)],
+    ]
+
+
+def _etcd(home: Home, ports: Ports) -> Component:
+    client, peer = f"http://{ports.address('etcd-client')}", f"http://{ports.address('etcd-peer')}"
+    argv = [
+        str(tools.etcd()),
+        *("--name", "lepton", "--data-dir", str(home.root / "etcd"), "--log-level", "warn"),
+        *("--listen-client-urls", client, "--advertise-client-urls", client),
+        *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"lepton={peer}"),
+        *("--auto-compaction-mode", "periodic", "--auto-compaction-retention", "10m"),
+    ]
+    ready = probes.http_ok(ports.address("etcd-client"), "/health")
+    return Component(name="etcd", argv=tuple(argv), log=home.log("etcd"), is_ready=ready)
+
+
+def _collector(home: Home, ports: Ports) -> Component:
+    database = home.root / "traces.sqlite"
+    argv = [
+        *(sys.executable, "-m", "deploy.telemetry.collector", "--database", str(database)),
+        *("--grpc", ports.address("otlp-grpc"), "--http", ports.address("otlp-http")),
+    ]
+    ready = probes.http_ok(ports.address("otlp-http"), "/healthz")
+    return Component(name="collector", argv=tuple(argv), log=home.log("collector"), is_ready=ready)
+
+
+def _service(name: str, home: Home, ports: Ports) -> Component:
+    return Component(
+        name=name,
+        argv=(sys.executable, "-m", f"services.{name}", "--config", str(home.config(name))),
+        log=home.log(name),
+        is_ready=probes.serving(ports.address(f"{name}-admin")),
+    )
+
+
+def _gateway(home: Home, ports: Ports) -> Component:
+    """Envoy; the inference service has written its files by the time it answers."""
+    folder = home.root / "gateway"
+    argv = [
+        *(str(tools.envoy()), "--config-path", str(folder / "bootstrap.json"), "--disable-hot-restart"),
+        *("--concurrency", "2", "--drain-time-s", "5", "--log-level", "warning"),
+    ]
+    ready = probes.http_ok(ports.address("gateway-admin"), "/ready")
+    return Component(name="gateway", argv=tuple(argv), log=home.log("gateway"), is_ready=ready)
+
+
+def _agent(node: str, home: Home, ports: Ports) -> Component:
+    name = f"agent-{node}"
+    return Component(
+        name=name,
+        argv=(sys.executable, "-m", "services.agent", "--config", str(home.config(name))),
+        log=home.log(name),
+        is_ready=probes.http_ok(ports.address(f"{name}-metrics"), "/metrics"),
+        stop_s=20.0,
+    )
+
+
+def _write_settings(home: Home, name: str, settings: Settings) -> None:
+    file = home.config(name)
+    aside = file.with_suffix(".new")
+    aside.write_text(tomli_w.dumps(settings))
+    aside.replace(file)
+
+
+def _write_profile(home: Home, ports: Ports) -> None:
+    profile.write(
+        home.profile_file,
+        profile.Profile(
+            auth=ports.address("auth-client"),
+            scheduler=ports.address("scheduler-client"),
+            trainer=ports.address("trainer-client"),
+            inference=ports.address("inference-client"),
+            gateway=ports.address("gateway"),
+            traces=f"http://{ports.address('otlp-http')}",
+            otlp=f"http://{ports.address('otlp-grpc')}",
+            trust_bundle=home.trust_bundle,
+        ),
+    )

@@ -1,0 +1,92 @@
+"""How a client reaches a Lepton: addresses, whom to trust, and defaults; a TOML file that the stack writes."""
+
+import os
+import tomllib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Self
+
+from lepton.errors import FailedPrecondition
+
+FILE: Final = "profile.toml"
+_ENDPOINTS: Final = ("auth", "scheduler", "trainer", "inference", "gateway", "traces", "otlp")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Where the services of a Lepton answer.
+
+    `auth`, `scheduler`, `trainer`, `inference` and `gateway` are `host:port` of TLS listeners, `traces` and `otlp` are
+    URLs of the trace collector.
+    """
+
+    auth: str
+    scheduler: str
+    trainer: str
+    inference: str
+    gateway: str
+    traces: str = ""
+    otlp: str = ""
+    trust_bundle: Path
+    """PEM file of the authorities to trust."""
+    project: str = ""
+    """The project's id where none is given."""
+    folder: Path = Path()
+    """Where the profile lies; credentials are kept beside it."""
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Self:
+        """The profile in a file: the one given, else `LEPTON_PROFILE`, else the one in the state directory.
+
+        `LEPTON_<ENDPOINT>` and `LEPTON_PROJECT` override single values. Raises FailedPrecondition (PROFILE_MISSING,
+        PROFILE_INVALID).
+        """
+        file = path or _find()
+        try:
+            document = tomllib.loads(file.read_text())
+            endpoints = dict(document["endpoints"])
+            for name in _ENDPOINTS:
+                endpoints[name] = os.environ.get(f"LEPTON_{name.upper()}") or endpoints.get(name, "")
+            if unknown := set(endpoints) - set(_ENDPOINTS):
+                raise ValueError(f"unknown endpoint {min(unknown)!r}")
+            trust_bundle = file.parent / document["tls"]["trust_bundle"]
+            project = os.environ.get("LEPTON_PROJECT") or document.get("defaults", {}).get("project", "")
+        except FileNotFoundError as error:
+            raise FailedPrecondition("PROFILE_MISSING", profile=str(file)) from error
+        except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+            raise FailedPrecondition("PROFILE_INVALID", profile=str(file), problem=str(error)) from error
+        return cls(**endpoints, trust_bundle=trust_bundle, project=project, folder=file.parent)
+
+    def with_project(self, project: str) -> Self:
+        """The same profile with another default project."""
+        return replace(self, project=project)
+
+
+def home() -> Path:
+    """The state directory: `LEPTON_HOME`, else the nearest `.lepton` upwards from here, else the one in the home folder."""
+    named = os.environ.get("LEPTON_HOME")
+    if named:
+        return Path(named)
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / ".lepton" / FILE).is_file():
+            return folder / ".lepton"
+    return Path.home() / ".lepton"
+
+
+def write(path: Path, profile: Profile) -> None:
+    """Writes a profile at once; a project chosen earlier stays chosen when the new profile names none."""
+    project = profile.project
+    if not project and path.is_file():
+        project = Profile.load(path).project
+    endpoints = "\n".join(f'{name} = "{getattr(profile, name)}"' for name in _ENDPOINTS)
+    bundle = os.path.relpath(profile.trust_bundle, path.parent)
+    text = f'[endpoints]\n{endpoints}\n\n[tls]\ntrust_bundle = "{bundle}"\n\n[defaults]\nproject = "{project}"\n'
+    aside = path.with_suffix(".new")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def _find() -> Path:
+    named = os.environ.get("LEPTON_PROFILE")
+    return Path(named) if named else home() / FILE

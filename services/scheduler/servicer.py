@@ -1,0 +1,74 @@
+"""The scheduler's RPCs: convert in, call, convert out."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+
+from lepton.names import NodeName, PoolName, WorkloadName
+from lepton.scheduler.v1 import node_pb2, pool_pb2, scheduler_service_pb2_grpc, workload_pb2
+from lepton.scheduler.v1 import scheduler_service_pb2 as service
+from services.scheduler.pools import Pools
+from services.scheduler.workloads import Workloads
+
+
+class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
+    """lepton.scheduler.v1.SchedulerService."""
+
+    def __init__(self, pools: Pools, workloads: Workloads) -> None:
+        self._pools = pools
+        self._workloads = workloads
+
+    async def CreatePool(self, request: service.CreatePoolRequest, context: Any) -> pool_pb2.Pool:
+        """See the proto, as for all of them."""
+        return await self._pools.create(request)
+
+    async def GetPool(self, request: service.GetPoolRequest, context: Any) -> pool_pb2.Pool:
+        return await self._pools.get(PoolName.parse(request.name))
+
+    async def ListPools(self, request: service.ListPoolsRequest, context: Any) -> service.ListPoolsResponse:
+        return await self._pools.list(request)
+
+    async def DeletePool(self, request: service.DeletePoolRequest, context: Any) -> Empty:
+        await self._pools.delete(PoolName.parse(request.name), request.etag)
+        return Empty()
+
+    async def GetNode(self, request: service.GetNodeRequest, context: Any) -> node_pb2.Node:
+        return await self._pools.get_node(NodeName.parse(request.name))
+
+    async def ListNodes(self, request: service.ListNodesRequest, context: Any) -> service.ListNodesResponse:
+        return await self._pools.list_nodes(request)
+
+    async def WatchNodes(
+        self, request: service.WatchNodesRequest, context: Any
+    ) -> AsyncIterator[service.WatchNodesResponse]:
+        async with aclosing(self._pools.watch_nodes(request)) as changes:
+            async for change in changes:
+                yield change
+
+    async def CreateWorkload(self, request: service.CreateWorkloadRequest, context: Any) -> workload_pb2.Workload:
+        return await self._workloads.create(request)
+
+    async def GetWorkload(self, request: service.GetWorkloadRequest, context: Any) -> workload_pb2.Workload:
+        return await self._workloads.get(WorkloadName.parse(request.name))
+
+    async def ListWorkloads(self, request: service.ListWorkloadsRequest, context: Any) -> service.ListWorkloadsResponse:
+        return await self._workloads.list(request)
+
+    async def WatchWorkloads(
+        self, request: service.WatchWorkloadsRequest, context: Any
+    ) -> AsyncIterator[service.WatchWorkloadsResponse]:
+        async with aclosing(self._workloads.watch(request)) as changes:
+            async for change in changes:
+                yield change
+
+    async def UpdateWorkload(self, request: service.UpdateWorkloadRequest, context: Any) -> workload_pb2.Workload:
+        return await self._workloads.update(request)
+
+    async def CancelWorkload(self, request: service.CancelWorkloadRequest, context: Any) -> workload_pb2.Workload:
+        return await self._workloads.cancel(WorkloadName.parse(request.name), request.grace_s)
+
+    async def DeleteWorkload(self, request: service.DeleteWorkloadRequest, context: Any) -> Empty:
+        await self._workloads.delete(WorkloadName.parse(request.name), request.etag)
+        return Empty()

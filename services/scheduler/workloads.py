@@ -1,0 +1,177 @@
+"""Workloads as clients see them: created, read, watched, changed, cancelled and deleted; the leader does the rest."""
+
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Final
+
+from chassis import telemetry
+from chassis.clock import Clock
+from chassis.kv import KV, Delete, DeletePrefix, Entry, Op, Put, absent, mod
+from chassis.paging import Pager
+from chassis.requests import Claim, Requests
+from chassis.watching import changes
+from lepton.errors import Aborted, AlreadyExists, FailedPrecondition
+from lepton.internal.v1 import ledger_pb2
+from lepton.names import ProjectName, WorkloadName, not_found
+from lepton.scheduler.v1 import scheduler_service_pb2 as service
+from lepton.scheduler.v1 import workload_pb2
+from services.scheduler import convert, keys
+from services.scheduler.lifecycle import ENDED, OVER
+from services.scheduler.planner.verdict import CANCELLED, GRACE_S
+from services.scheduler.pools import ANY, check_etag
+from services.scheduler.snapshot import State
+from services.scheduler.wishes import apply_update, check_wishes
+
+Workload = workload_pb2.Workload
+_ATTEMPTS: Final = 8
+
+
+class Workloads:
+    """What any replica does with workloads; each change is one transaction on what was read."""
+
+    def __init__(self, kv: KV, requests: Requests, pager: Pager, clock: Clock) -> None:
+        self._kv = kv
+        self._requests = requests
+        self._pager = pager
+        self._clock = clock
+
+    async def create(self, request: service.CreateWorkloadRequest) -> Workload:
+        """A new workload, PENDING."""
+        check_wishes(request.workload, "workload")
+        return await self._requests.once(request, Workload, lambda claim: self._create(request, claim))
+
+    async def _create(self, request: service.CreateWorkloadRequest, claim: Claim) -> Workload | None:
+        name = WorkloadName(ProjectName.parse(request.parent, "parent").project, request.workload_id)
+        workload = Workload()
+        workload.CopyFrom(request.workload)
+        now = convert.timestamp(self._clock.now())
+        workload.name, workload.uid = str(name), str(uuid.uuid4())
+        workload.kind = workload.kind or Workload.BATCH
+        workload.trace_context = workload.trace_context or telemetry.traceparent()
+        workload.state, workload.pending_reason = Workload.PENDING, Workload.PENDING_EVALUATION
+        workload.create_time.CopyFrom(now)
+        workload.update_time.CopyFrom(now)
+        stored, key = convert.stored(workload), keys.workload(name)
+        workload.etag = convert.etag_of(stored)
+        put = [Put(key, stored), *claim.record(workload, str(name))]
+        result = await self._kv.txn([absent(key), *claim.guard], put)
+        if not result.succeeded and await self._kv.get(key) is not None:
+            raise AlreadyExists("WORKLOAD_ALREADY_EXISTS", workload=str(name))
+        return workload if result.succeeded else None
+
+    async def get(self, name: WorkloadName) -> Workload:
+        """A workload."""
+        return _shown(await self._read(name))
+
+    async def list(self, request: service.ListWorkloadsRequest) -> service.ListWorkloadsResponse:
+        """A page of workloads."""
+        page = await self._pager.page(_prefix(request.parent), request)
+        return service.ListWorkloadsResponse(workloads=map(_shown, page.entries), next_page_token=page.next_page_token)
+
+    async def watch(
+        self, request: service.WatchWorkloadsRequest
+    ) -> AsyncGenerator[service.WatchWorkloadsResponse, None]:
+        """The workloads as they are, then every change."""
+        response = service.WatchWorkloadsResponse
+        async with aclosing(changes(self._kv, _prefix(request.parent), request.revision)) as batches:
+            async for batch in batches:
+                for event in batch.events:
+                    if event.entry is not None:
+                        yield response(event=response.CHANGED, workload=_shown(event.entry), revision=event.revision)
+                    else:
+                        project, _, workload_id = event.key.removeprefix(keys.WORKLOADS).partition("/")
+                        gone = Workload(name=str(WorkloadName(project, workload_id)))
+                        yield response(event=response.DELETED, workload=gone, revision=event.revision)
+                if not batch.events:
+                    yield response(event=response.BOOKMARK, revision=batch.revision)
+
+    async def update(self, request: service.UpdateWorkloadRequest) -> Workload:
+        """Change what is wanted; the leader makes it so."""
+        name = WorkloadName.parse(request.workload.name, "workload.name")
+        return await self._change(name, lambda entry, workload: self._update(entry, workload, request))
+
+    async def _update(
+        self, entry: Entry, workload: Workload, request: service.UpdateWorkloadRequest
+    ) -> Workload | None:
+        check_etag(entry, request.workload.etag, workload.name)
+        if State(workload.state) in OVER:
+            raise FailedPrecondition("WORKLOAD_ENDED", workload=workload.name, state=State(workload.state).name)
+        changed = apply_update(workload, request)
+        check_wishes(changed, "workload")
+        changed.update_time.CopyFrom(convert.timestamp(self._clock.now()))
+        return changed if await self._replace(entry, changed) else None
+
+    async def cancel(self, name: WorkloadName, grace_s: float) -> Workload:
+        """Tell its slices to stop; it is CANCELLED once nothing of it runs. Too late, it changes nothing."""
+        return await self._change(name, lambda entry, workload: self._cancel(entry, workload, name, grace_s))
+
+    async def _cancel(self, entry: Entry, workload: Workload, name: WorkloadName, grace_s: float) -> Workload | None:
+        if State(workload.state) in OVER:
+            return workload
+        now = convert.timestamp(self._clock.now())
+        workload.state, workload.pending_reason = Workload.CANCELLING, Workload.PENDING_REASON_UNSPECIFIED
+        workload.message = "cancelled on request"
+        workload.update_time.CopyFrom(now)
+        assigned = await self._kv.get(keys.assignment(name, workload.generation))
+        if assigned is None:
+            return workload if await self._replace(entry, workload) else None
+        assignment = ledger_pb2.Assignment.FromString(assigned.value)
+        if not assignment.HasField("revoke_time"):
+            assignment.revoke_time.CopyFrom(now)
+            assignment.grace_s, assignment.revoke_reason = grace_s or GRACE_S, CANCELLED
+        done = await self._kv.txn(
+            [mod(entry.key, entry.mod_revision), mod(assigned.key, assigned.mod_revision)],
+            [Put(entry.key, convert.stored(workload)), Put(assigned.key, convert.stored(assignment))],
+        )
+        return workload if done.succeeded else None
+
+    async def delete(self, name: WorkloadName, etag: str) -> None:
+        """Forget a workload that has ended."""
+        entry = await self._read(name)
+        check_etag(entry, etag, str(name))
+        workload = Workload.FromString(entry.value)
+        if State(workload.state) not in ENDED:
+            raise FailedPrecondition("WORKLOAD_NOT_ENDED", workload=str(name), state=State(workload.state).name)
+        ops: list[Op] = [Delete(entry.key)]
+        ops += [
+            DeletePrefix(f"{prefix}{name.project}/{name.workload}/") for prefix in (keys.ASSIGNMENTS, keys.STATUSES)
+        ]
+        result = await self._kv.txn([mod(entry.key, entry.mod_revision)], ops)
+        if not result.succeeded:
+            raise Aborted("WRITE_CONFLICT", name=str(name))
+
+    async def _change(
+        self, name: WorkloadName, change: Callable[[Entry, Workload], Awaitable[Workload | None]]
+    ) -> Workload:
+        """Read and change until nobody else has written in between."""
+        for _ in range(_ATTEMPTS):
+            entry = await self._read(name)
+            changed = await change(entry, Workload.FromString(entry.value))
+            if changed is not None:
+                changed.ClearField("etag")
+                changed.etag = convert.etag_of(convert.stored(changed))
+                return changed
+        raise Aborted("WRITE_CONFLICT", name=str(name))
+
+    async def _read(self, name: WorkloadName) -> Entry:
+        entry = await self._kv.get(keys.workload(name))
+        if entry is None:
+            raise not_found(name)
+        return entry
+
+    async def _replace(self, entry: Entry, workload: Workload) -> bool:
+        put = Put(entry.key, convert.stored(workload))
+        return (await self._kv.txn([mod(entry.key, entry.mod_revision)], [put])).succeeded
+
+
+def _shown(entry: Entry) -> Workload:
+    workload = Workload.FromString(entry.value)
+    workload.etag = convert.etag_of(entry.value)
+    return workload
+
+
+def _prefix(parent: str) -> str:
+    if parent == f"projects/{ANY}":
+        return keys.WORKLOADS
+    return f"{keys.WORKLOADS}{ProjectName.parse(parent, 'parent').project}/"

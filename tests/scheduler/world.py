@@ -1,0 +1,200 @@
+"""A fleet of values: carries out the planner's decisions without etcd, agents or time."""
+
+from collections import defaultdict
+from dataclasses import replace
+
+from services.scheduler.lifecycle import ENDED, FINAL, backoff_s, may_follow
+from services.scheduler.planner import Decision, Plan, plan
+from services.scheduler.planner.capacity import holdings
+from services.scheduler.snapshot import (
+    Assignment,
+    Demand,
+    Device,
+    Group,
+    Kind,
+    Node,
+    Ran,
+    Reason,
+    Slice,
+    SliceState,
+    Snapshot,
+    State,
+    Workload,
+)
+
+FENCE_S = 10.0
+
+
+def node(name: str, devices: int = 8, *, pool: str = "pools/p", model: str = "", cpu_milli: int = 8000) -> Node:
+    """A node; its session is its name until it is changed."""
+    full = f"{pool}/nodes/{name}"
+    return Node(
+        name=full,
+        pool=pool,
+        session=f"session of {name}",
+        cpu_milli=cpu_milli,
+        memory_bytes=1 << 40,
+        devices=tuple(Device(index=at, model=model) for at in range(devices)),
+    )
+
+
+def group(count: int, device_milli: int = 1000, *, most: int = 0, name: str = "worker", **demand: object) -> Group:
+    """Slices that are alike."""
+    wants = Demand(device_milli=device_milli, **demand)  # type: ignore[arg-type]
+    return Group(name=name, min_count=count, max_count=max(most, count), demand=wants, program=b"1")
+
+
+def workload(name: str, *groups: Group, kind: Kind = Kind.TRAINING, **fields: object) -> Workload:
+    """A workload, waiting."""
+    return Workload(name=name, kind=kind, groups=groups or (group(1),), **fields)  # type: ignore[arg-type]
+
+
+class World:
+    """What etcd would hold, and what the planner does to it."""
+
+    def __init__(self, *nodes: Node, pools: tuple[str, ...] = ("pools/p",)) -> None:
+        self.now = 0.0
+        self.pools = set(pools)
+        self.nodes = {each.name: each for each in nodes}
+        self.workloads: dict[str, Workload] = {}
+        self.assignments: dict[str, dict[int, Assignment]] = defaultdict(dict)
+        self.gone: dict[str, float] = {}
+
+    def submit(self, *workloads: Workload) -> None:
+        """New workloads, in this order."""
+        for each in workloads:
+            self.workloads[each.name] = replace(each, submitted=each.submitted or len(self.workloads) + 1)
+
+    def lose(self, name: str) -> None:
+        """A node's key vanishes."""
+        del self.nodes[name]
+        self.gone[name] = self.now
+
+    def restore(self, each: Node) -> None:
+        """A node's key is there (again)."""
+        self.nodes[each.name] = each
+        self.gone.pop(each.name, None)
+
+    def snapshot(self) -> Snapshot:
+        """As the planner sees it."""
+        return Snapshot(
+            pools=frozenset(self.pools),
+            nodes=dict(self.nodes),
+            workloads={name: each for name, each in self.workloads.items() if each.state not in ENDED},
+            assignments={
+                name: tuple(each[generation] for generation in sorted(each))
+                for name, each in self.assignments.items()
+                if each
+            },
+            gone=dict(self.gone),
+            fence_s=FENCE_S,
+        )
+
+    def plan(self) -> Plan:
+        """Plan once, and carry it out."""
+        snapshot = self.snapshot()
+        planned = plan(snapshot, self.now)
+        assert planned == plan(snapshot, self.now), "equal snapshots must give equal plans"
+        for decision in planned.decisions:
+            self.carry_out(decision)
+        return planned
+
+    def settle(self) -> None:
+        """Plan until nothing changes."""
+        for _ in range(20):
+            if not self.plan().decisions:
+                return
+        raise AssertionError("the planner does not come to rest")
+
+    def carry_out(self, decision: Decision) -> None:
+        """What the leader does with a decision."""
+        before = self.workloads[decision.workload]
+        assert may_follow(before.state, decision.state)
+        backoff = self.now + backoff_s(decision.restarts) if decision.restarts > before.restarts else before.not_before
+        self.workloads[decision.workload] = after = replace(
+            before,
+            state=decision.state,
+            reason=decision.reason,
+            message=decision.message,
+            generation=decision.generation,
+            restarts=decision.restarts,
+            slices=decision.slices,
+            not_before=backoff,
+        )
+        generations = self.assignments[decision.workload]
+        for revocation in decision.revoke:
+            assert not generations[revocation.generation].revoked
+            generations[revocation.generation] = replace(generations[revocation.generation], revoked=revocation.reason)
+        for generation in decision.retire:
+            del generations[generation]
+        if decision.placement is not None:
+            assert decision.generation not in generations
+            generations[decision.generation] = Assignment(
+                workload=decision.workload,
+                generation=decision.generation,
+                pool=decision.placement.pool,
+                slices=decision.placement.slices,
+                sessions=dict(decision.placement.sessions),
+                groups={each.name: Ran(demand=each.demand, program=each.program) for each in after.groups},
+                kept=decision.placement.kept,
+            )
+
+    def report(self, name: str, index: int, state: SliceState, generation: int | None = None) -> None:
+        """An agent reports; what is final stays."""
+        generation = generation or self.workloads[name].generation
+        assignment = self.assignments[name][generation]
+        self.assignments[name][generation] = replace(
+            assignment,
+            slices=tuple(
+                replace(each, state=state) if each.index == index and each.state not in FINAL else each
+                for each in assignment.slices
+            ),
+        )
+
+    def slices(self, name: str) -> tuple[Slice, ...]:
+        """The slices of the present generation."""
+        return self.assignments[name][self.workloads[name].generation].slices
+
+    def state(self, name: str) -> tuple[State, Reason]:
+        """Where a workload stands."""
+        return self.workloads[name].state, self.workloads[name].reason
+
+    def check(self) -> None:
+        """What must hold whatever happens."""
+        cpu: dict[str, int] = defaultdict(int)
+        devices: dict[tuple[str, int], int] = defaultdict(int)
+        for name, generations in self.assignments.items():
+            self._check_gang(name, generations)
+            for assignment, each in holdings(generations.values(), self.nodes):
+                demand = assignment.groups[each.group].demand
+                cpu[each.node] += demand.cpu_milli
+                wanted = max(1, demand.device_milli // 1000) if demand.device_milli else 0
+                assert len(each.devices) == len(set(each.devices)) == wanted
+                for index in each.devices:
+                    devices[each.node, index] += min(demand.device_milli, 1000)
+        assert all(used <= 1000 for used in devices.values()), f"a device is over-allocated: {dict(devices)}"
+        assert all(used <= self.nodes[name].cpu_milli for name, used in cpu.items()), "a node is over-allocated"
+
+    def _check_gang(self, name: str, generations: dict[int, Assignment]) -> None:
+        workload_ = self.workloads[name]
+        wanted = [each for each in generations.values() if not each.revoked]
+        assert len(wanted) <= 1, "two generations are wanted"
+        for assignment in generations.values():
+            assert {each.node.partition("/nodes/")[0] for each in assignment.slices} <= {assignment.pool}
+            if workload_.kind is Kind.TRAINING:
+                for each in workload_.groups:
+                    count = sum(slice_.group == each.name for slice_ in assignment.slices)
+                    assert each.min_count <= count <= each.max_count, "a gang is not whole"
+        if workload_.kind is Kind.TRAINING:
+            live = [
+                each.generation
+                for each in generations.values()
+                if any(slice_.state not in FINAL and self._may_run(each, slice_) for slice_ in each.slices)
+            ]
+            assert len(live) <= 1, f"generations {live} of {name} live together"
+
+    def _may_run(self, assignment: Assignment, each: Slice) -> bool:
+        here = self.nodes.get(each.node)
+        if here is None:
+            return self.now < self.gone.get(each.node, self.now) + FENCE_S
+        return here.session == assignment.sessions[each.node]
