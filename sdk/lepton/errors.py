@@ -188,7 +188,7 @@ CLASSES: Final[Mapping[grpc.StatusCode, type[LeptonError]]] = {
         PermissionDenied, ResourceExhausted, Unavailable, DeadlineExceeded, Cancelled, Unimplemented, Internal, Unknown,
     )
 }  # fmt: skip
-_BARE_REASONS: Final[Mapping[grpc.StatusCode, str]] = {
+BARE_REASONS: Final[Mapping[grpc.StatusCode, str]] = {
     grpc.StatusCode.UNAVAILABLE: "UNREACHABLE",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "MESSAGE_TOO_LARGE",
 }
@@ -206,7 +206,7 @@ def from_rpc_error(error: grpc.RpcError) -> LeptonError:
                 break
             if status.code == code.value[0]:
                 return from_status(status)
-    reason = _BARE_REASONS.get(code, code.name)
+    reason = BARE_REASONS.get(code, code.name)
     return CLASSES.get(code, Unknown)(reason, call.details() or None)
 
 

@@ -37,7 +37,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "WORKLOAD_NOT_SERVING": "{workload} is not a serving workload: its groups cannot be changed; create another one.",
     "ETAG_MISMATCH": "{name} has changed since it was read; read it again and repeat the change.",
     "WRITE_CONFLICT": "Others keep changing the same resource; try again.",
-    "IDEMPOTENCY_KEY_REUSED": "The request_id {request_id} came before with another request; use a new UUID per request.",
+    "IDEMPOTENCY_KEY_REUSED": "The request_id {request_id} came before with another request; use a new one.",
     "PAGE_TOKEN_INVALID": "The page_token is not the next_page_token of the same request; list again without one.",
     "PAGE_TOKEN_EXPIRED": "The list was read too long ago to be continued; list again without a page_token.",
     # Signing in and joining the mesh.
@@ -56,6 +56,24 @@ TEXTS: Final[Mapping[str, str]] = {
     # The client's own side.
     "PROFILE_MISSING": "There is no profile at {profile}; start a stack with `lepton up`, or set LEPTON_PROFILE.",
     "PROFILE_INVALID": "The profile at {profile} cannot be read: {problem}; correct it, or write it with `lepton up`.",
+    # Artifacts, data and models.
+    "ARTIFACT_NOT_FOUND": "There is no {artifact} in the store; check the digest and the project, or store it again.",
+    "ARTIFACT_CORRUPT": "The bytes of {artifact} no longer match its digest; store it again or restore it from a copy.",
+    "ARTIFACTS_NOT_CONFIGURED": "This process knows no artifact store; set LEPTON_ARTIFACTS and LEPTON_PROJECT.",
+    "FILE_NOT_FOUND": "There is no file {file}; check the path.",
+    "DATASET_INVALID": "The dataset cannot be used: {problem}.",
+    "MODEL_PACKAGE_INVALID": "The artifact is no model package: {problem}; name the digest of a package's manifest.",
+    # Training and the ranks of a gang.
+    "CHECKPOINT_INVALID": "The artifact is no checkpoint: {problem}; name the digest of a checkpoint's manifest.",
+    "CHECKPOINT_OF_ANOTHER_RUN": "The checkpoint {checkpoint} was made with other settings; resume with those or start anew.",
+    "COMMIT_REFUSED": "The job did not accept {commit}: {why}; a newer run has taken over, so this one must end.",
+    "COMMIT_NOT_ANSWERED": "The job did not answer {commit} in time; check that the trainer service runs, then resume.",
+    "AGENT_GONE": "The agent of this rank is gone, so {commit} was not committed; resume from the last checkpoint.",
+    "RANK_ENVIRONMENT_INVALID": "The variable {variable} is {value!r}, which no rank can work with; start it by an agent.",
+    "RANK_ALREADY_RUNNING": "The rank {rank} runs already; stop it first or choose another id.",
+    "RANK_NOT_STARTED": "The process could not be started: {why}; free what is missing and try again.",
+    "LAUNCH_TOO_LARGE": "The arguments and variables of {rank} are too large; put them into a file of the bundle.",
+    "LAUNCHER_LOST": "The node's launcher has died and its ranks with it; another is started, so try again.",
     # The server's own fault.
     "INTERNAL": "The server failed; report the request id to the operator.",
     "UNKNOWN": "The server answered without saying what went wrong; report it to the operator.",

@@ -25,11 +25,6 @@ from services.scheduler.snapshot import (
 )
 
 
-def etag_of(document: bytes) -> str:
-    """The etag of a stored document: of its content, so that it is known before the write."""
-    return f'"{hashlib.sha256(document).hexdigest()[:16]}"'
-
-
 def stored(message: Message) -> bytes:
     """A document as it is stored: equal bytes for equal messages."""
     return message.SerializeToString(deterministic=True)

@@ -5,7 +5,9 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from chassis.clock import Clock
-from chassis.kv import KV, Delete, Entry, Put, absent, mod
+from chassis.etags import etag as etag_at
+from chassis.etags import unchanged
+from chassis.kv import KV, Delete, Entry, Put, absent
 from chassis.paging import Pager
 from chassis.requests import Claim, Requests
 from chassis.watching import changes
@@ -43,12 +45,14 @@ class Pools:
         setattr(pool, "class", getattr(pool, "class") or pool_pb2.Pool.GENERAL)  # `class` is a word of Python
         pool.create_time.CopyFrom(now)
         pool.update_time.CopyFrom(now)
-        stored, key = convert.stored(pool), keys.pool(name)
-        pool.etag = convert.etag_of(stored)
-        result = await self._kv.txn([absent(key), *claim.guard], [Put(key, stored), *claim.record(pool)])
-        if not result.succeeded and await self._kv.get(key) is not None:
-            raise AlreadyExists("POOL_ALREADY_EXISTS", pool=str(name))
-        return pool if result.succeeded else None
+        key = keys.pool(name)
+        result = await self._kv.txn([absent(key), *claim.guard], [Put(key, convert.stored(pool)), *claim.record(pool)])
+        if not result.succeeded:
+            if await self._kv.get(key) is not None:
+                raise AlreadyExists("POOL_ALREADY_EXISTS", pool=str(name))
+            return None
+        pool.etag = etag_at(result.revision)
+        return pool
 
     async def get(self, name: PoolName) -> pool_pb2.Pool:
         """A pool with its present counts."""
@@ -69,11 +73,11 @@ class Pools:
         entry = await self._kv.get(keys.pool(name))
         if entry is None:
             raise not_found(name)
-        check_etag(entry, etag, str(name))
+        condition = unchanged(entry, etag, name)
         nodes = await self._kv.list(keys.nodes_of(name), limit=1)
         if nodes.entries:
             raise FailedPrecondition("POOL_NOT_EMPTY", pool=str(name))
-        result = await self._kv.txn([mod(entry.key, entry.mod_revision)], [Delete(entry.key)])
+        result = await self._kv.txn([condition], [Delete(entry.key)])
         if not result.succeeded:
             raise Aborted("WRITE_CONFLICT", name=str(name))
 
@@ -113,7 +117,7 @@ class Pools:
 
     def _pool(self, entry: Entry, free: Mapping[str, FreeNode]) -> pool_pb2.Pool:
         pool = pool_pb2.Pool.FromString(entry.value)
-        pool.etag = convert.etag_of(entry.value)
+        pool.etag = etag_at(entry.mod_revision)
         for record in self._ledger.nodes.values():
             if record.value.pool == pool.name:
                 pool.node_count += 1
@@ -122,19 +126,13 @@ class Pools:
         return pool
 
 
-def check_etag(entry: Entry, etag: str, name: str) -> None:
-    """Aborted when an etag was given and the document has changed since."""
-    if etag and etag != convert.etag_of(entry.value):
-        raise Aborted("ETAG_MISMATCH", name=name)
-
-
 def _prefix(parent: str) -> str:
     return keys.NODES if parent == f"pools/{ANY}" else keys.nodes_of(PoolName.parse(parent, "parent"))
 
 
 def _node(entry: Entry, free: Mapping[str, FreeNode]) -> node_pb2.Node:
     node = node_pb2.Node.FromString(entry.value)
-    node.etag = convert.etag_of(entry.value)
+    node.etag = etag_at(entry.mod_revision)
     node.allocated.CopyFrom(_allocated(node, free.get(node.name)))
     return node
 

@@ -1,13 +1,15 @@
 """Workloads as clients see them: created, read, watched, changed, cancelled and deleted; the leader does the rest."""
 
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Final
 
 from chassis import telemetry
 from chassis.clock import Clock
-from chassis.kv import KV, Delete, DeletePrefix, Entry, Op, Put, absent, mod
+from chassis.etags import etag as etag_at
+from chassis.etags import unchanged
+from chassis.kv import KV, Compare, Delete, DeletePrefix, Entry, Op, Put, absent, mod
 from chassis.paging import Pager
 from chassis.requests import Claim, Requests
 from chassis.watching import changes
@@ -19,7 +21,7 @@ from lepton.scheduler.v1 import workload_pb2
 from services.scheduler import convert, keys
 from services.scheduler.lifecycle import ENDED, OVER
 from services.scheduler.planner.verdict import CANCELLED, GRACE_S
-from services.scheduler.pools import ANY, check_etag
+from services.scheduler.pools import ANY
 from services.scheduler.snapshot import State
 from services.scheduler.wishes import apply_update, check_wishes
 
@@ -52,13 +54,15 @@ class Workloads:
         workload.state, workload.pending_reason = Workload.PENDING, Workload.PENDING_EVALUATION
         workload.create_time.CopyFrom(now)
         workload.update_time.CopyFrom(now)
-        stored, key = convert.stored(workload), keys.workload(name)
-        workload.etag = convert.etag_of(stored)
-        put = [Put(key, stored), *claim.record(workload, str(name))]
+        key = keys.workload(name)
+        put = [Put(key, convert.stored(workload)), *claim.record(workload, str(name))]
         result = await self._kv.txn([absent(key), *claim.guard], put)
-        if not result.succeeded and await self._kv.get(key) is not None:
-            raise AlreadyExists("WORKLOAD_ALREADY_EXISTS", workload=str(name))
-        return workload if result.succeeded else None
+        if not result.succeeded:
+            if await self._kv.get(key) is not None:
+                raise AlreadyExists("WORKLOAD_ALREADY_EXISTS", workload=str(name))
+            return None
+        workload.etag = etag_at(result.revision)
+        return workload
 
     async def get(self, name: WorkloadName) -> Workload:
         """A workload."""
@@ -94,13 +98,13 @@ class Workloads:
     async def _update(
         self, entry: Entry, workload: Workload, request: service.UpdateWorkloadRequest
     ) -> Workload | None:
-        check_etag(entry, request.workload.etag, workload.name)
+        unchanged(entry, request.workload.etag, workload.name)
         if State(workload.state) in OVER:
             raise FailedPrecondition("WORKLOAD_ENDED", workload=workload.name, state=State(workload.state).name)
         changed = apply_update(workload, request)
         check_wishes(changed, "workload")
         changed.update_time.CopyFrom(convert.timestamp(self._clock.now()))
-        return changed if await self._replace(entry, changed) else None
+        return await self._write(changed, [mod(entry.key, entry.mod_revision)], [_put(entry, changed)])
 
     async def cancel(self, name: WorkloadName, grace_s: float) -> Workload:
         """Tell its slices to stop; it is CANCELLED once nothing of it runs. Too late, it changes nothing."""
@@ -108,28 +112,28 @@ class Workloads:
 
     async def _cancel(self, entry: Entry, workload: Workload, name: WorkloadName, grace_s: float) -> Workload | None:
         if State(workload.state) in OVER:
-            return workload
+            return _shown(entry)
         now = convert.timestamp(self._clock.now())
         workload.state, workload.pending_reason = Workload.CANCELLING, Workload.PENDING_REASON_UNSPECIFIED
         workload.message = "cancelled on request"
         workload.update_time.CopyFrom(now)
         assigned = await self._kv.get(keys.assignment(name, workload.generation))
         if assigned is None:
-            return workload if await self._replace(entry, workload) else None
+            return await self._write(workload, [mod(entry.key, entry.mod_revision)], [_put(entry, workload)])
         assignment = ledger_pb2.Assignment.FromString(assigned.value)
         if not assignment.HasField("revoke_time"):
             assignment.revoke_time.CopyFrom(now)
             assignment.grace_s, assignment.revoke_reason = grace_s or GRACE_S, CANCELLED
-        done = await self._kv.txn(
+        return await self._write(
+            workload,
             [mod(entry.key, entry.mod_revision), mod(assigned.key, assigned.mod_revision)],
-            [Put(entry.key, convert.stored(workload)), Put(assigned.key, convert.stored(assignment))],
+            [_put(entry, workload), Put(assigned.key, convert.stored(assignment))],
         )
-        return workload if done.succeeded else None
 
     async def delete(self, name: WorkloadName, etag: str) -> None:
         """Forget a workload that has ended."""
         entry = await self._read(name)
-        check_etag(entry, etag, str(name))
+        condition = unchanged(entry, etag, name)
         workload = Workload.FromString(entry.value)
         if State(workload.state) not in ENDED:
             raise FailedPrecondition("WORKLOAD_NOT_ENDED", workload=str(name), state=State(workload.state).name)
@@ -137,7 +141,7 @@ class Workloads:
         ops += [
             DeletePrefix(f"{prefix}{name.project}/{name.workload}/") for prefix in (keys.ASSIGNMENTS, keys.STATUSES)
         ]
-        result = await self._kv.txn([mod(entry.key, entry.mod_revision)], ops)
+        result = await self._kv.txn([condition], ops)
         if not result.succeeded:
             raise Aborted("WRITE_CONFLICT", name=str(name))
 
@@ -149,8 +153,6 @@ class Workloads:
             entry = await self._read(name)
             changed = await change(entry, Workload.FromString(entry.value))
             if changed is not None:
-                changed.ClearField("etag")
-                changed.etag = convert.etag_of(convert.stored(changed))
                 return changed
         raise Aborted("WRITE_CONFLICT", name=str(name))
 
@@ -160,14 +162,21 @@ class Workloads:
             raise not_found(name)
         return entry
 
-    async def _replace(self, entry: Entry, workload: Workload) -> bool:
-        put = Put(entry.key, convert.stored(workload))
-        return (await self._kv.txn([mod(entry.key, entry.mod_revision)], [put])).succeeded
+    async def _write(self, workload: Workload, compare: Sequence[Compare], then: Sequence[Op]) -> Workload | None:
+        result = await self._kv.txn(compare, then)
+        if not result.succeeded:
+            return None
+        workload.etag = etag_at(result.revision)
+        return workload
+
+
+def _put(entry: Entry, workload: Workload) -> Put:
+    return Put(entry.key, convert.stored(workload))
 
 
 def _shown(entry: Entry) -> Workload:
     workload = Workload.FromString(entry.value)
-    workload.etag = convert.etag_of(entry.value)
+    workload.etag = etag_at(entry.mod_revision)
     return workload
 
 

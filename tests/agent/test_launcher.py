@@ -44,6 +44,16 @@ async def start(launcher: LauncherClient, folder: Path, program: str, **settings
     return await launcher.start(RankLaunch(**launch))  # type: ignore[arg-type]
 
 
+def threads(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
+
+
+def listening(port: int) -> list[str]:
+    """The hexadecimal addresses that listen on the port."""
+    lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines())
+    return [line[1] for line in lines if line[3] == "0A" and line[1].endswith(f":{port:04X}")]
+
+
 def is_alive(pid: int) -> bool:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -55,9 +65,12 @@ def is_alive(pid: int) -> bool:
 async def test_the_launcher_is_warm_and_has_one_thread_before_and_after_its_forks(
     launcher: LauncherClient, tmp_path: Path
 ) -> None:
-    program = "import os, sys; print('torch._dynamo' in sys.modules, 'grpc' in sys.modules, len(os.listdir('/proc/self/task')))"
+    program = """
+        import os, sys
+        print('torch._dynamo' in sys.modules, 'grpc' in sys.modules, len(os.listdir('/proc/self/task')))
+    """
     assert (await run(launcher, tmp_path, program))[1] == "True True 1\n"
-    assert len(os.listdir(f"/proc/{launcher.pid}/task")) == 1
+    assert threads(launcher.pid) == 1
 
 
 async def test_a_script_runs_like_any_program(launcher: LauncherClient, tmp_path: Path) -> None:
@@ -213,8 +226,7 @@ async def test_a_launch_too_large_to_send_is_refused_and_harms_nothing(
 async def test_a_store_listens_on_its_address_only_and_serves_ranks(launcher: LauncherClient, tmp_path: Path) -> None:
     store = await launcher.store("127.0.0.1")
     host, port = store.endpoint.split(":")
-    listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if line.split()[3] == "0A"]
-    assert [address for address in listening if address.endswith(f":{int(port):04X}")] == [f"0100007F:{int(port):04X}"]
+    assert listening(int(port)) == [f"0100007F:{int(port):04X}"]
     program = """
         import os, torch.distributed as dist
         dist.init_process_group("gloo")
@@ -268,7 +280,8 @@ from pathlib import Path
 from services.agent.launcher import LauncherClient, RankLaunch
 
 async def main() -> None:
-    control = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True, stdout=-3)
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    control = subprocess.Popen(sleep, start_new_session=True, stdout=subprocess.DEVNULL)
     async with LauncherClient(os.environ) as launcher:
         store = await launcher.store()
         ranks = [await launcher.start(RankLaunch(rank_id=str(n), entry=sys.argv[1])) for n in range(2)]

@@ -10,10 +10,10 @@ def _update(name: str, workload_: Workload) -> pb.UpdateWorkloadRequest:
     return pb.UpdateWorkloadRequest(workload=Workload(name=name, groups=workload_.groups))
 
 
-async def _serving(replica: Replica, agent: ScriptedAgent, count: int, **fields: int) -> str:
+async def _serving(replica: Replica, agent: ScriptedAgent, count: int, max_restarts: int = 0) -> str:
     agent.on_start = lambda _: Slice.READY
     await replica.connect(agent)
-    await replica.submit("web", workload(count, kind=Workload.SERVING, device_milli=250, **fields))
+    await replica.submit("web", workload(count, kind=Workload.SERVING, device_milli=250, max_restarts=max_restarts))
     return (await replica.until_state("web", Workload.RUNNING)).name
 
 

@@ -3,9 +3,11 @@
 import gzip
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from lepton import data
 from lepton.errors import InvalidArgument, NotFound
@@ -15,13 +17,13 @@ IMAGES = GENERATOR.integers(0, 256, (20, 6, 5), dtype=np.uint8)
 LABELS = GENERATOR.integers(0, 3, 20, dtype=np.uint8)
 
 
-def idx_bytes(array: np.ndarray, kind: int = 0x08) -> bytes:  # type: ignore[type-arg]
+def idx_bytes(array: NDArray[Any], kind: int = 0x08) -> bytes:
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, kind, array.ndim, *array.shape) + array.tobytes()
 
 
 def test_digits_are_1797_images_of_ten_classes() -> None:
     dataset = data.load("digits")
-    assert (dataset.x.shape, dataset.x.dtype, dataset.classes) == ((1797, 1, 8, 8), np.uint8, 10)
+    assert (dataset.x.shape, str(dataset.x.dtype), dataset.classes) == ((1797, 1, 8, 8), "uint8", 10)
     assert dataset.x.max() == 16
 
 
@@ -49,13 +51,19 @@ def test_big_endian_floats_become_native_float32(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [("x", "y"), ("images", "labels"), ("data", "target")])
 def test_npz_archives_are_read_under_the_usual_names(tmp_path: Path, names: tuple[str, str]) -> None:
-    np.savez(tmp_path / "set.npz", **{names[0]: IMAGES, names[1]: LABELS})
+    arrays: dict[str, Any] = {names[0]: IMAGES, names[1]: LABELS}
+    np.savez(tmp_path / "set.npz", **arrays)
     assert np.array_equal(data.load(str(tmp_path / "set.npz")).x, IMAGES[:, None])
 
 
 def test_keras_archives_are_joined_and_channels_last_is_turned(tmp_path: Path) -> None:
     colour = np.repeat(IMAGES[..., None], 3, axis=3)
-    parts = {"x_train": colour[:15], "y_train": LABELS[:15, None], "x_test": colour[15:], "y_test": LABELS[15:, None]}
+    parts: dict[str, Any] = {
+        "x_train": colour[:15],
+        "y_train": LABELS[:15, None],
+        "x_test": colour[15:],
+        "y_test": LABELS[15:, None],
+    }
     np.savez_compressed(tmp_path / "set.npz", **parts)
     dataset = data.load(str(tmp_path / "set.npz"))
     assert dataset.x.shape == (20, 3, 6, 5)

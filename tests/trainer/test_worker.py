@@ -79,7 +79,8 @@ async def killed(launcher: LauncherClient, place: Workplace) -> PlayedAgent:
     def kill_one(gang: PlayedAgent, rank: int, report: Mapping[str, Any]) -> bool:
         if report["kind"] == "checkpoint" and report["step"] == KILL_AT_STEP:
             gang.handles[2].kill(signal.SIGKILL)
-            gang.handles[2].exited.add_done_callback(lambda _: [handle.kill() for handle in gang.handles])
+            for handle in gang.handles:  # as the agent does once one of a gang has ended
+                gang.handles[2].exited.add_done_callback(lambda _, mate=handle: mate.kill())
         return False
 
     env = place.env(place.spec(**SHORT))
@@ -113,7 +114,7 @@ async def test_a_gang_killed_and_resumed_ends_with_the_weights_of_the_uninterrup
 async def test_a_gang_resumed_at_a_wrong_position_ends_with_other_weights(
     launcher: LauncherClient, place: Workplace, uninterrupted: PlayedAgent, killed: PlayedAgent
 ) -> None:
-    """The negative control of the test above: the same state, but the sampler put back to the start of the epoch before."""
+    """The negative control of the test above: the same state, but the sampler put back by an epoch."""
     manifest = place.read_json(last_checkpoint(killed))
     manifest |= {"samples": manifest["samples"] // 2, "step": manifest["step"] // 2, "epoch": manifest["epoch"] // 2}
     wrong = place.store.put_bytes(PROJECT, json.dumps(manifest).encode())
@@ -283,7 +284,7 @@ async def test_every_rank_continues_the_jobs_trace_when_it_is_sampled(
     launcher: LauncherClient, place: Workplace, flags: str
 ) -> None:
     collector, server = Collector(), grpc.aio.server()
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     traced = {

@@ -73,8 +73,8 @@ class _Run:
         self._meter = Meter()
 
     def _settle(self, image: torch.Tensor) -> None:
-        # DDP lays its buckets out anew after its first backward pass and sums in another order from then on. That pass is made
-        # here, with nothing at stake, or a resumed run would differ from the uninterrupted one in the last bits.
+        # DDP lays its buckets out anew after its first backward pass and sums in another order from then on. That pass
+        # is made here, with nothing at stake; else a resumed run would differ from the uninterrupted in the last bits.
         self._parallel(image).sum().backward()
         self._model.zero_grad()
 
