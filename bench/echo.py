@@ -29,8 +29,16 @@ message_type {
   field { name: "children" number: 6 type: TYPE_MESSAGE type_name: ".lepton.bench.v1.EchoMessage"
           label: LABEL_REPEATED }
 }
+message_type {
+  name: "PingMessage"
+  field { name: "name" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL
+          options { [google.api.field_behavior]: REQUIRED [buf.validate.field] { string { max_len: 512 } } } }
+  field { name: "text" number: 2 type: TYPE_STRING label: LABEL_OPTIONAL
+          options { [buf.validate.field] { string { max_len: 1024 } } } }
+}
 service {
   name: "EchoService"
+  method { name: "Ping" RULE_PING }
   method { name: "Echo" RULE_PERMISSION QUERY }
   method { name: "Change" RULE_PERMISSION }
   method { name: "Anyone" RULE_PUBLIC QUERY }
@@ -53,6 +61,11 @@ _MACROS: Final = {
         '[lepton.policy.v1.rule] { permission: "echoes.get" resource: "name" peers: "scheduler" } }'
     ),
     "RULE_PERMISSION": 'TYPES options { [lepton.policy.v1.rule] { permission: "echoes.change" resource: "name" } }',
+    "RULE_PING": (
+        'input_type: ".lepton.bench.v1.PingMessage" output_type: ".lepton.bench.v1.PingMessage" '
+        "options { idempotency_level: NO_SIDE_EFFECTS "
+        '[lepton.policy.v1.rule] { permission: "echoes.get" resource: "name" } }'
+    ),
     "RULE_PUBLIC": "TYPES options { [lepton.policy.v1.rule] { public: true } }",
     "RULE_AUTHENTICATED": "TYPES options { [lepton.policy.v1.rule] { authenticated: true } }",
     "RULE_PEERS": 'TYPES options { [lepton.policy.v1.rule] { peers: "scheduler" peers: "agent" } }',
@@ -61,24 +74,25 @@ _MACROS: Final = {
 }
 
 
-def _message_class() -> Any:
+def _message_classes() -> tuple[Any, Any]:
     text = _FILE
     for macro in ("RULE_PERMISSION QUERY", *_MACROS):
         text = text.replace(macro, _MACROS[macro])
     file = text_format.Parse(text, descriptor_pb2.FileDescriptorProto())
     pool = descriptor_pool.Default()
     pool.AddSerializedFile(file.SerializeToString())
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("lepton.bench.v1.EchoMessage"))
+    echo, ping = (pool.FindMessageTypeByName(f"lepton.bench.v1.{name}Message") for name in ("Echo", "Ping"))
+    return message_factory.GetMessageClass(echo), message_factory.GetMessageClass(ping)
 
 
-EchoMessage: Final = _message_class()
+EchoMessage, PingMessage = _message_classes()
 _KINDS: Final[Mapping[str, tuple[Callable[..., Any], str]]] = {
     "Watch": (grpc.unary_stream_rpc_method_handler, "unary_stream"),
     "Collect": (grpc.stream_unary_rpc_method_handler, "stream_unary"),
     "Chat": (grpc.stream_stream_rpc_method_handler, "stream_stream"),
 }
 _UNARY: Final = (grpc.unary_unary_rpc_method_handler, "unary_unary")
-METHODS: Final = ("Echo", "Change", "Anyone", "SignedIn", "ForPeers", "Forgotten", *_KINDS)
+METHODS: Final = ("Ping", "Echo", "Change", "Anyone", "SignedIn", "ForPeers", "Forgotten", *_KINDS)
 
 
 def add_echo_to_server(servicer: Any, server: Any) -> None:
@@ -86,13 +100,17 @@ def add_echo_to_server(servicer: Any, server: Any) -> None:
     handlers = {
         name: _KINDS.get(name, _UNARY)[0](
             getattr(servicer, name),
-            request_deserializer=EchoMessage.FromString,
-            response_serializer=EchoMessage.SerializeToString,
+            request_deserializer=_message(name).FromString,
+            response_serializer=_message(name).SerializeToString,
         )
         for name in METHODS
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     server.add_registered_method_handlers(SERVICE, handlers)
+
+
+def _message(method: str) -> Any:
+    return PingMessage if method == "Ping" else EchoMessage
 
 
 class EchoStub:
@@ -103,8 +121,8 @@ class EchoStub:
             make = getattr(channel, _KINDS.get(name, _UNARY)[1])
             call = make(
                 f"/{SERVICE}/{name}",
-                request_serializer=EchoMessage.SerializeToString,
-                response_deserializer=EchoMessage.FromString,
+                request_serializer=_message(name).SerializeToString,
+                response_deserializer=_message(name).FromString,
             )
             setattr(self, name, call)
 
@@ -119,7 +137,7 @@ class Echo:
         """The request itself."""
         return request
 
-    Change = Anyone = SignedIn = ForPeers = Forgotten = Echo
+    Ping = Change = Anyone = SignedIn = ForPeers = Forgotten = Echo
 
     async def Watch(self, request: Any, context: Any) -> Any:
         """The request, `count` times."""

@@ -18,7 +18,8 @@ from lepton.names import not_found, project_of
 log = logger(__name__)
 
 ORGANISATION: Final = "*"
-_CACHE_LIMIT: Final = 100_000
+_CACHE_LIMIT: Final = 50_000
+_CACHED_NAME_LIMIT: Final = 256
 
 
 class Decision(enum.Enum):
@@ -127,15 +128,16 @@ class PolicyReplica:
 
     def allowed(self, principal: Principal, permission: str, resource: str) -> Decision:
         """Whether a principal has a permission on a resource or collection parent ("" = the organisation)."""
-        project = project_of(resource)
-        key = (principal.name, permission, project or "")
+        key = (principal.name, permission, resource)
         decision = self._decisions.get(key)
         if decision is None:
             if self._snapshot is None:
                 raise Unavailable("POLICY_NOT_READY")
-            if len(self._decisions) >= _CACHE_LIMIT:
-                self._decisions.clear()
-            decision = self._decisions[key] = self._decide(principal.name, permission, project)
+            decision = self._decide(principal.name, permission, project_of(resource))
+            if len(resource) <= _CACHED_NAME_LIMIT:
+                if len(self._decisions) >= _CACHE_LIMIT:
+                    self._decisions.clear()
+                self._decisions[key] = decision
         return decision
 
     def require(self, principal: Principal, permission: str, resource: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
-from chassis.call import Call, enter_call
+from chassis.call import Call, enter_call, keep_metadata
 from chassis.method import Method, describe
 from chassis.middleware import Enter, Leave, Middleware, Receive
 from lepton.errors import DETAILS_KEY, InvalidArgument, LeptonError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]  # not subscriptable at run time
 else:
     Handler = grpc.RpcMethodHandler
+_UNBOUNDED_CALL_S: Final = 60.0  # for unary calls of clients that set no deadline
 _METADATA_LIMIT: Final = 4096  # bytes of details; gRPC refuses 8 KiB of metadata in all
 
 
@@ -65,6 +66,7 @@ class Router(grpc.GenericRpcHandler):
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
         """The handler, or None for an unknown method."""
+        keep_metadata(details.invocation_metadata)  # a call has a task, and so a context, of its own
         return self._handlers.get(details.method)
 
 
@@ -83,7 +85,7 @@ def compile_handler(
         if method.streams_responses:
             return grpc.stream_stream_rpc_method_handler(behaviour, decode, handler.response_serializer)
         return grpc.stream_unary_rpc_method_handler(behaviour, decode, handler.response_serializer)
-    both = tuple(action for step in steps for action in _unary_actions(step.enter, step.receive))
+    both = tuple(action for step in steps for action in (step.enter, step.receive) if action)
     if method.streams_responses:
         behaviour = _unary_stream(handler, method, both, finish)
         return grpc.unary_stream_rpc_method_handler(behaviour, decode, handler.response_serializer)
@@ -93,7 +95,6 @@ def compile_handler(
 
 def _unary_unary(handler: Handler, method: Method, actions: tuple[Receive, ...], finish: "Finish") -> Any:
     inner: Any = handler.unary_unary
-    default_timeout_s = 60.0
 
     async def serve(request: Any, context: Any) -> Any:
         call = Call(method, context)
@@ -105,7 +106,7 @@ def _unary_unary(handler: Handler, method: Method, actions: tuple[Receive, ...],
             if call.deadline is not None:
                 response = await inner(request, context)
             else:
-                async with asyncio.timeout(default_timeout_s):
+                async with asyncio.timeout(_UNBOUNDED_CALL_S):
                     response = await inner(request, context)
         except BaseException as error:  # noqa: BLE001 - the edge: finish() maps it, and raises again what must go on
             call.error = error
@@ -154,7 +155,7 @@ def _stream(
         response = None
         try:
             for step in enter:
-                step(call)
+                step(call, None)
             checked = _Requests(call, requests, receive)
             if generates:
                 await _send(call, inner(checked, context), context)
@@ -240,20 +241,6 @@ async def _abort(context: Any, error: LeptonError, domain: str) -> None:
     while len(status.details) > 1 and status.ByteSize() > _METADATA_LIMIT:
         del status.details[-1]
     await context.abort(error.code, error.message[:1024], ((DETAILS_KEY, status.SerializeToString()),))
-
-
-def _unary_actions(enter: Enter | None, receive: Receive | None) -> list[Receive]:
-    actions: list[Receive] = []
-    if enter is not None:
-        entering = enter
-
-        def enter_with_request(call: Call, _request: Any) -> None:
-            entering(call)
-
-        actions.append(enter_with_request)
-    if receive is not None:
-        actions.append(receive)
-    return actions
 
 
 def _decoder(decode: Callable[[bytes], Any] | None, method: Method) -> Callable[[bytes], Any]:

@@ -58,6 +58,10 @@ class Controller:
         """Takes note of a workload just created, which the feed has not told of yet; what the feed told stands."""
         return self._workloads.setdefault(workload.name, workload)
 
+    def look_again(self, name: str, after_s: float) -> None:
+        """Calls `reconcile` for a resource again in a while, though nothing may have changed by then."""
+        asyncio.get_running_loop().call_later(after_s, self._look_at, name)
+
     async def run(self) -> None:
         """Leads whenever it can, for ever."""
         while True:
@@ -122,4 +126,4 @@ class Controller:
                 await self._reconcile(name, self._entries.get(name), guard)
             except (LeptonError, store.KVError) as error:
                 log.warning("not reconciled yet", resource=name, error=str(error))
-                asyncio.get_running_loop().call_later(_RETRY_S, self._look_at, name)
+                self.look_again(name, _RETRY_S)

@@ -1,6 +1,5 @@
 """google.api.field_behavior, compiled per message: what a request must carry, and what is only ever sent back."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
@@ -25,11 +24,21 @@ _NUMBERS: Final = frozenset(
 class Plan:
     """What to look at in one kind of message. Filled in after it is made, because messages may contain themselves."""
 
-    required: list[FieldDescriptor] = field(default_factory=list)
-    output_only: list[str] = field(default_factory=list)
-    nested: list[tuple[FieldDescriptor, "Plan"]] = field(default_factory=list)
-    has_required: bool = False
-    has_output_only: bool = False
+    required: dict[int, str] = field(default_factory=dict)  # number -> name
+    output_only: dict[int, str] = field(default_factory=dict)
+    has_presence: bool = False  # of a required field: then its value does not say whether it is set
+    nested: dict[int, "Nested"] = field(default_factory=dict)
+    is_needed: bool = False  # by this message or by one in it
+    plain: tuple[str, ...] | None = None  # the required fields, when looking at their values is all there is to do
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nested:
+    """A field that holds messages with plans of their own."""
+
+    name: str
+    is_repeated: bool
+    plan: Plan
 
 
 @cache
@@ -41,16 +50,48 @@ def plan_of(message: Descriptor) -> Plan:
     while changed:  # until what nested messages need has reached every message around them
         changed = False
         for each in plans.values():
-            needs = (
-                bool(each.required) or any(inner.has_required for _, inner in each.nested),
-                bool(each.output_only) or any(inner.has_output_only for _, inner in each.nested),
+            is_needed = bool(each.required or each.output_only) or any(
+                inner.plan.is_needed for inner in each.nested.values()
             )
-            if needs != (each.has_required, each.has_output_only):
-                each.has_required, each.has_output_only = needs
-                changed = True
+            changed |= is_needed != each.is_needed
+            each.is_needed = is_needed
     for each in plans.values():
-        each.nested = [(field, inner) for field, inner in each.nested if inner.has_required or inner.has_output_only]
+        each.nested = {number: inner for number, inner in each.nested.items() if inner.plan.is_needed}
+        if not each.nested and not each.output_only and not each.has_presence:
+            each.plain = tuple(each.required.values())
     return plan
+
+
+def apply(plan: Plan, message: Any, *, clears: bool, path: str = "") -> dict[str, str]:
+    """Clear the output-only fields when told to; the paths of the required fields that are not set."""
+    missing: dict[str, str] = {}
+    if plan.plain is not None:
+        for name in plan.plain:
+            if not getattr(message, name):
+                missing[path + name] = "is required"
+        return missing
+    unseen = len(plan.required)
+    present = message.ListFields()
+    for descriptor, value in present:
+        number = descriptor.number
+        if number in plan.required:
+            unseen -= 1
+        if clears and number in plan.output_only:
+            message.ClearField(plan.output_only[number])
+            continue
+        nested = plan.nested.get(number)
+        if nested is None:
+            continue
+        if nested.is_repeated:
+            for index, item in enumerate(value):
+                missing |= apply(nested.plan, item, clears=clears, path=f"{path}{nested.name}[{index}].")
+        else:
+            missing |= apply(nested.plan, value, clears=clears, path=f"{path}{nested.name}.")
+    if unseen:
+        seen = {descriptor.number for descriptor, _ in present}
+        absent = {path + name: "is required" for number, name in plan.required.items() if number not in seen}
+        missing = absent | missing
+    return missing
 
 
 def _plan(message: Descriptor, plans: dict[str, Plan]) -> Plan:
@@ -62,47 +103,14 @@ def _plan(message: Descriptor, plans: dict[str, Plan]) -> Plan:
         options: Any = each.GetOptions()
         behaviours = options.Extensions[field_behavior_pb2.field_behavior]
         if field_behavior_pb2.OUTPUT_ONLY in behaviours:
-            plan.output_only.append(each.name)
+            plan.output_only[each.number] = each.name
             continue
-        if field_behavior_pb2.REQUIRED in behaviours and field_behavior_pb2.IDENTIFIER not in behaviours:
-            plan.required.append(each)
+        is_required = field_behavior_pb2.REQUIRED in behaviours and field_behavior_pb2.IDENTIFIER not in behaviours
+        # Without presence, a zero cannot be told from a number that was left out.
+        if is_required and (each.has_presence or each.is_repeated or each.cpp_type not in _NUMBERS):
+            plan.required[each.number] = each.name
+            plan.has_presence |= each.has_presence
         inner = each.message_type
         if inner is not None and not inner.GetOptions().map_entry:
-            plan.nested.append((each, _plan(inner, plans)))
+            plan.nested[each.number] = Nested(name=each.name, is_repeated=each.is_repeated, plan=_plan(inner, plans))
     return plan
-
-
-def missing_required(plan: Plan, message: Any, path: str = "") -> dict[str, str]:
-    """The paths of required fields that are not set."""
-    missing = {f"{path}{each.name}": "is required" for each in plan.required if not _is_set(each, message)}
-    for each, inner in plan.nested:
-        if inner.has_required:
-            for suffix, value in _values(each, message):
-                missing.update(missing_required(inner, value, f"{path}{each.name}{suffix}."))
-    return missing
-
-
-def clear_output_only(plan: Plan, message: Any) -> None:
-    """Forget what only the server may say."""
-    for name in plan.output_only:
-        message.ClearField(name)
-    for each, inner in plan.nested:
-        if inner.has_output_only:
-            for _, value in _values(each, message):
-                clear_output_only(inner, value)
-
-
-def _is_set(each: FieldDescriptor, message: Any) -> bool:
-    if each.has_presence:
-        return bool(message.HasField(each.name))
-    if each.cpp_type in _NUMBERS and not each.is_repeated:
-        return True  # without presence, a zero cannot be told from a number that was left out
-    return bool(getattr(message, each.name))
-
-
-def _values(each: FieldDescriptor, message: Any) -> Iterator[tuple[str, Any]]:
-    if each.is_repeated:
-        for index, value in enumerate(getattr(message, each.name)):
-            yield f"[{index}]", value
-    elif message.HasField(each.name):
-        yield "", getattr(message, each.name)

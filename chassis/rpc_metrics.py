@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -12,28 +12,32 @@ from chassis.call import Call
 from chassis.method import Method
 
 BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_OK: Final = grpc.StatusCode.OK
 _LABELS: Final = ("grpc_type", "grpc_service", "grpc_method")
 
 
 class MethodRecord:
     """The counters of one method."""
 
-    __slots__ = ("buckets", "codes", "labels", "received", "seconds", "sent", "started")
+    __slots__ = ("buckets", "failed", "labels", "received", "seconds", "sent", "started", "succeeded")
 
     def __init__(self, method: Method) -> None:
         self.labels = (method.kind, method.service, method.name)
-        self.started = self.received = self.sent = 0
-        self.codes: dict[grpc.StatusCode, int] = {}
+        self.started = self.succeeded = self.received = self.sent = 0
+        self.failed: dict[grpc.StatusCode, int] = {}
         self.buckets = [0] * (len(BUCKETS_S) + 1)
         self.seconds = 0.0
 
-    def start(self, _call: Call) -> None:
+    def start(self, _call: Call, _request: Any) -> None:
         """A call began."""
         self.started += 1
 
     def finish(self, code: grpc.StatusCode, seconds: float, received: int, sent: int) -> None:
         """A call ended."""
-        self.codes[code] = self.codes.get(code, 0) + 1
+        if code is _OK:  # hashing an enum costs more than all the rest
+            self.succeeded += 1
+        else:
+            self.failed[code] = self.failed.get(code, 0) + 1
         self.buckets[bisect_left(BUCKETS_S, seconds)] += 1
         self.seconds += seconds
         self.received += received
@@ -63,7 +67,7 @@ class RpcMetrics(Collector):
             started.add_metric(record.labels, record.started)
             received.add_metric(record.labels, record.received)
             sent.add_metric(record.labels, record.sent)
-            for code, count in record.codes.items():
+            for code, count in ((_OK, record.succeeded), *record.failed.items()):
                 handled.add_metric((*record.labels, _camel(code)), count)
             handling.add_metric(record.labels, _cumulative(record.buckets), record.seconds)
         yield from (started, handled, received, sent, handling)

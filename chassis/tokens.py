@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from hashlib import sha256
+from hashlib import blake2b
 from typing import Any, Final
 
 from joserfc import jwt
@@ -30,7 +30,7 @@ class TokenVerifier:
         self._clock = clock
         self._claims: dict[str, Any] = {}
         self._keys = KeySet([])
-        self._known: dict[bytes, Principal] = {}
+        self._known: dict[bytes, tuple[Principal, float]] = {}  # with the monotonic time until which it holds
         self._revoked_tokens: frozenset[str] = frozenset()
         self._revoked_sessions: frozenset[str] = frozenset()
         self._revoked_principals: Mapping[str, float] = {}
@@ -61,17 +61,19 @@ class TokenVerifier:
 
     def verify(self, token: str) -> Principal:
         """The principal of a valid token, else Unauthenticated."""
-        digest = sha256(token.encode()).digest()
-        principal = self._known.get(digest)
-        if principal is None:
+        digest = token
+        known = self._known.get(digest)
+        if known is None:
             principal = self._decode(token)
             if len(self._known) >= _CACHE_LIMIT:
                 self._forget()
-            self._known[digest] = principal
-        elif principal.expires_at + LEEWAY_S < self._clock.now().timestamp():
+            holds_s = principal.expires_at + LEEWAY_S - self._clock.now().timestamp()
+            self._known[digest] = (principal, self._clock.monotonic() + holds_s)
+            return principal
+        if known[1] < self._clock.monotonic():
             del self._known[digest]
             raise Unauthenticated("TOKEN_EXPIRED")
-        return principal
+        return known[0]
 
     def is_revoked(self, principal: Principal) -> bool:
         """Whether the token that proved this principal is refused now."""
@@ -99,8 +101,8 @@ class TokenVerifier:
 
     def _forget(self) -> None:
         """Make room: the expired first, then the oldest."""
-        now = self._clock.now().timestamp()
-        for digest in [digest for digest, who in self._known.items() if who.expires_at + LEEWAY_S < now]:
+        now = self._clock.monotonic()
+        for digest in [digest for digest, (_, until) in self._known.items() if until < now]:
             del self._known[digest]
         for digest in list(self._known)[: max(0, len(self._known) - _CACHE_LIMIT * 9 // 10)]:
             del self._known[digest]

@@ -1,4 +1,4 @@
-"""Writes docs/errors.md from the source: every reason that is raised anywhere, with what it means (`--check` compares)."""
+"""Writes docs/errors.md from the sources: every reason that is raised, and what it means (`--check` compares)."""
 
 import ast
 import sys
@@ -15,10 +15,10 @@ _SOURCES: Final = ("sdk/lepton", "chassis", "services", "deploy")
 _CLASSES: Final = {kind.__name__: kind.code.name for kind in errors.CLASSES.values()}
 _HEAD: Final = """# Errors
 
-Every failed call carries a `google.rpc.Status` with one `ErrorInfo`: its `reason` is one of these, its `domain` the service
-that answered (`trainer.lepton`), its `metadata` the facts. Match on the reason, never on the text. Beside it come
-`BadRequest`, `PreconditionFailure`, `QuotaFailure`, `ResourceInfo` and `RetryInfo` where they belong. The SDK raises the
-class of `lepton.errors` that is named after the code.
+Every failed call carries a `google.rpc.Status` with one `ErrorInfo`: its `reason` is one of these, its `domain` the
+service that answered (`trainer.lepton`), its `metadata` the facts. Match on the reason, never on the text. Beside it
+come `BadRequest`, `PreconditionFailure`, `QuotaFailure`, `ResourceInfo` and `RetryInfo` where they belong. The SDK
+raises the class of `lepton.errors` that is named after the code.
 
 This page is written by `python -m deploy.error_reference` from the sources and from `sdk/lepton/reasons.py`.
 
@@ -38,8 +38,8 @@ def used(root: Path = ROOT) -> Mapping[str, frozenset[str]]:
     for kind in ResourceName.__subclasses__():  # lepton.names.not_found makes these
         variable = kind.pattern.rpartition("{")[2].rstrip("}")
         found.setdefault(f"{variable.upper()}_NOT_FOUND", set()).add("NOT_FOUND")
-    for code, reason in errors.BARE_REASONS.items():
-        found.setdefault(reason, set()).add(code.name)
+    for status, reason in errors.BARE_REASONS.items():
+        found.setdefault(reason, set()).add(status.name)
     return {reason: frozenset(codes) for reason, codes in found.items()}
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 from chassis.call import Call
 from chassis.method import Method
 
-Enter = Callable[[Call], None]
+Enter = Callable[[Call, Any], None]  # with the request of a call that has one, with None for a stream of requests
 Receive = Callable[[Call, Any], None]
 Leave = Callable[[Call], None]
 

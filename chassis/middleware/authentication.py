@@ -1,6 +1,6 @@
 """Authentication: who calls, by bearer token or by the certificate of a mesh peer."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from chassis.call import Call, Principal
 from chassis.method import Method
@@ -30,7 +30,7 @@ class Authentication:
         verify = self._verifier.verify
         takes_peers = bool(rule.peers) or rule.authenticated
 
-        def enter(call: Call) -> None:
+        def enter(call: Call, _request: Any) -> None:
             header = call.authorization
             if header:
                 if header[:7].lower() != "bearer ":

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 from chassis.access import Decision
 from chassis.call import Call, Principal
 from chassis.method import Method, Rule
-from chassis.middleware import Steps
+from chassis.middleware import Enter, Steps
 from lepton.errors import PermissionDenied
-from lepton.names import not_found, project_of
+from lepton.names import not_found
 
 
 class Policy(Protocol):
@@ -48,7 +48,7 @@ class Authorisation:
     def _anyone(self, method: Method) -> Steps:
         if not (method.streams_requests or method.streams_responses) or method.is_infrastructure:
             return Steps()
-        return Steps(enter=lambda call: self._policy.guard(call, "", ""), leave=self._policy.release)
+        return Steps(enter=lambda call, _: self._policy.guard(call, "", ""), leave=self._policy.release)
 
     def _permission(self, method: Method, rule: Rule) -> Steps:
         allowed, peers, permission = self._policy.allowed, rule.peers, rule.permission
@@ -62,16 +62,18 @@ class Authorisation:
                     return
                 raise PermissionDenied("PEER_DENIED", peer=call.peer)
             resource = resource_of(request) if resource_of is not None else ""
+            if not resource and method.streams_requests and call.project is not None:
+                return  # the stream's first message named the resource for all of them
             decision = allowed(principal, permission, resource)
             if decision is not Decision.ALLOWED:
                 raise refusal(decision, permission, resource)
-            call.project = project_of(resource)
+            call.resource = resource
             if is_stream:
                 self._policy.guard(call, permission, resource)
 
         leave = self._policy.release if is_stream else None
         if resource_of is None and method.streams_requests:
-            return Steps(enter=lambda call: decide(call, None), leave=leave)
+            return Steps(enter=decide, leave=leave)
         return Steps(receive=decide, leave=leave)
 
 
@@ -82,12 +84,12 @@ def refusal(decision: Decision, permission: str, resource: str) -> Exception:
     return PermissionDenied("PERMISSION_DENIED", permission=permission, resource=resource[:256] or "the organisation")
 
 
-def _refuse(call: Call) -> None:
+def _refuse(call: Call, _request: Any) -> None:
     raise PermissionDenied("METHOD_WITHOUT_RULE", method=call.method.path)
 
 
-def _peers_only(rule: Rule) -> Callable[[Call], None]:
-    def enter(call: Call) -> None:
+def _peers_only(rule: Rule) -> Enter:
+    def enter(call: Call, _request: Any) -> None:
         if not call.peer:
             raise PermissionDenied("PEER_REQUIRED")
         if call.peer_service not in rule.peers:

@@ -1,6 +1,6 @@
 """Deadlines: known to everything below the call, required from peers of the mesh."""
 
-from time import monotonic
+from typing import Any
 
 from chassis.call import Call
 from chassis.method import Method
@@ -16,12 +16,12 @@ class Deadline:
         is_stream = method.streams_requests or method.streams_responses
         may_be_endless = is_stream or method.is_infrastructure
 
-        def enter(call: Call) -> None:
+        def enter(call: Call, _request: Any) -> None:
             remaining_s = call.context.time_remaining()
             if remaining_s is not None:
                 if remaining_s <= 0:
                     raise DeadlineExceeded("DEADLINE_TOO_SHORT")
-                call.deadline = monotonic() + remaining_s
+                call.deadline = call.started + remaining_s
             elif not may_be_endless and call.peer:
                 raise InvalidArgument("DEADLINE_REQUIRED")
 

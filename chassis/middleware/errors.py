@@ -40,9 +40,6 @@ class Errors:
     def _leave(self, call: Call) -> None:
         error = call.error
         if error is None:
-            code = call.context.code()  # a servicer of a library (health) may have set one
-            if code:
-                call.code = code if isinstance(code, grpc.StatusCode) else _CODES.get(code, grpc.StatusCode.UNKNOWN)
             return
         if isinstance(error, (asyncio.CancelledError, grpc.aio.AbortError)):
             call.code = _code_of(call, error)

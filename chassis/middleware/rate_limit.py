@@ -1,6 +1,6 @@
 """Rate limits: a token bucket per caller, so that no caller starves the others."""
 
-from time import monotonic
+from typing import Any
 
 from chassis.call import Call
 from chassis.method import Method
@@ -31,7 +31,7 @@ class RateLimit:
             return Steps()
         return Steps(enter=self._take)
 
-    def _take(self, call: Call) -> None:
+    def _take(self, call: Call, _request: Any) -> None:
         principal = call.principal
         if principal is None:
             caller = call.context.peer().rpartition(":")[0]
@@ -39,7 +39,7 @@ class RateLimit:
             return
         else:
             caller = principal.name
-        now = monotonic()
+        now = call.started
         bucket = self._buckets.get(caller)
         if bucket is None:
             self._make_room(now)

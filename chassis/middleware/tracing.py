@@ -1,6 +1,6 @@
 """Tracing: the server's span, under the caller's trace; an unsampled call never touches the SDK."""
 
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
@@ -24,17 +24,18 @@ class Tracing:
             return Steps()
         name = method.path[1:]
 
-        def enter(call: Call) -> None:
-            parent = telemetry.parse(call.traceparent) if call.traceparent else None
-            span = telemetry.start_span(
-                name, parent, "server", {"rpc.system.name": "grpc", "rpc.method": name}
-            ) if parent is None or parent.is_sampled else None  # fmt: skip
-            call.span = span
-            call.trace = parent if span is None else span.trace
-            if call.trace is None and telemetry.is_tracing():
-                call.trace = telemetry.unsampled()  # decided here, once, for everything below
-            if call.trace is not None:
-                telemetry.enter_trace(call.trace)
+        def enter(call: Call, _request: Any) -> None:
+            trace = telemetry.parse(call.traceparent) if call.traceparent else None
+            if trace is None or trace.is_sampled:
+                span = telemetry.start_span(name, trace, "server", {"rpc.system.name": "grpc", "rpc.method": name})
+                call.span = span
+                if span is not None:
+                    trace = span.trace
+                elif trace is None and telemetry.is_tracing():
+                    trace = telemetry.unsampled()  # decided here, once, for everything below
+            if trace is not None:
+                call.trace = trace
+                telemetry.enter_trace(trace)
 
         return Steps(enter=enter, leave=_leave)
 

@@ -7,9 +7,10 @@ from protovalidate import Validator
 
 from chassis.adapter import Malformed
 from chassis.call import Call
-from chassis.field_behaviour import Plan, clear_output_only, missing_required, plan_of
+from chassis.field_behaviour import apply, plan_of
 from chassis.method import Method
 from chassis.middleware import Receive, Steps
+from chassis.quick_check import proof_of
 from lepton.errors import InvalidArgument
 
 _RULES: Final = "buf/validate/validate.proto"
@@ -26,27 +27,41 @@ class Validation:
         """Compiles what has to be looked at; a message without rules is only checked for having been decoded."""
         if method.request_type is None or method.is_infrastructure:
             return Steps(receive=_decoded)
-        plan = plan_of(method.request_type)
         internal = method.service.startswith("lepton.internal.")
-        return Steps(receive=self._check(plan, has_rules=_has_rules(method.request_type), clears=not internal))
+        check = self._check(method.request_type, clears=not internal)
+        return Steps(receive=_skipping(method.request_type, check) if method.streams_requests else check)
 
-    def _check(self, plan: Plan, *, has_rules: bool, clears: bool) -> Receive:
-        collect = self._validator.collect_violations
-        has_output_only, has_required = clears and plan.has_output_only, plan.has_required
+    def _check(self, message: Descriptor, *, clears: bool) -> Receive:
+        collect, plan, has_rules = self._validator.collect_violations, plan_of(message), _has_rules(message)
+        is_needed = plan.is_needed
+        proves = proof_of(message) if has_rules else None
 
         def receive(_call: Call, request: Any) -> None:
             if type(request) is Malformed:
                 raise request.error()
-            if has_output_only:
-                clear_output_only(plan, request)
-            fields = missing_required(plan, request) if has_required else {}
-            if has_rules:
+            fields = apply(plan, request, clears=clears) if is_needed else {}
+            if has_rules and (proves is None or not proves(request)):
                 for violation in collect(request):
                     fields.setdefault(_path(violation.proto.field), violation.proto.message or violation.proto.rule_id)
             if fields:
                 raise InvalidArgument("INVALID_FIELD", fields=dict(list(fields.items())[:_MAX_VIOLATIONS]))
 
         return receive
+
+
+def _skipping(envelope: Descriptor, check: Receive) -> Receive:
+    """The check of a stream whose messages are one oneof, not made for those members that have nothing to check."""
+    if len(envelope.oneofs) != 1 or len(envelope.oneofs[0].fields) != len(envelope.fields):
+        return check
+    oneof = envelope.oneofs[0].name
+    members = {field.name: field.message_type for field in envelope.fields if field.message_type is not None}
+    bare = frozenset(name for name, member in members.items() if not (_has_rules(member) or plan_of(member).is_needed))
+
+    def receive(call: Call, request: Any) -> None:
+        if type(request) is Malformed or request.WhichOneof(oneof) not in bare:
+            check(call, request)
+
+    return receive
 
 
 def _decoded(_call: Call, request: Any) -> None:

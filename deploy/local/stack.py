@@ -78,6 +78,7 @@ def _gateway(home: Home, ports: Ports) -> Component:
     folder = home.root / "gateway"
     argv = [
         *(str(tools.envoy()), "--config-path", str(folder / "bootstrap.json"), "--disable-hot-restart"),
+        *("--admin-address-path", str(folder / "admin.address")),
         *("--concurrency", "2", "--drain-time-s", "5", "--log-level", "warning"),
     ]
     ready = probes.http_ok(ports.address("gateway-admin"), "/ready")

@@ -1,14 +1,18 @@
 """How a client reaches a Lepton: addresses, whom to trust, and defaults; a TOML file that the stack writes."""
 
 import os
+import tempfile
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
+import tomli_w
+
 from lepton.errors import FailedPrecondition
 
 FILE: Final = "profile.toml"
+CREDENTIALS_FILE: Final = "credentials.json"
 _ENDPOINTS: Final = ("auth", "scheduler", "trainer", "inference", "gateway", "traces", "otlp")
 
 
@@ -57,13 +61,22 @@ class Profile:
             raise FailedPrecondition("PROFILE_INVALID", profile=str(file), problem=str(error)) from error
         return cls(**endpoints, trust_bundle=trust_bundle, project=project, folder=file.parent)
 
+    @property
+    def credentials_file(self) -> Path:
+        """Where those who signed in with this profile are remembered; only its owner may read it."""
+        return self.folder / CREDENTIALS_FILE
+
     def with_project(self, project: str) -> Self:
         """The same profile with another default project."""
         return replace(self, project=project)
 
+    def save(self) -> None:
+        """Write the profile where it was read from."""
+        write(self.folder / FILE, self)
+
 
 def home() -> Path:
-    """The state directory: `LEPTON_HOME`, else the nearest `.lepton` upwards from here, else the one in the home folder."""
+    """The state directory: `LEPTON_HOME`, else the nearest `.lepton` upwards, else the one in the home folder."""
     named = os.environ.get("LEPTON_HOME")
     if named:
         return Path(named)
@@ -75,16 +88,30 @@ def home() -> Path:
 
 
 def write(path: Path, profile: Profile) -> None:
-    """Writes a profile at once; a project chosen earlier stays chosen when the new profile names none."""
-    project = profile.project
-    if not project and path.is_file():
-        project = Profile.load(path).project
-    endpoints = "\n".join(f'{name} = "{getattr(profile, name)}"' for name in _ENDPOINTS)
-    bundle = os.path.relpath(profile.trust_bundle, path.parent)
-    text = f'[endpoints]\n{endpoints}\n\n[tls]\ntrust_bundle = "{bundle}"\n\n[defaults]\nproject = "{project}"\n'
-    aside = path.with_suffix(".new")
-    aside.write_text(text)
-    aside.replace(path)
+    """Writes a profile, whole or not at all; a project chosen earlier stays chosen when this one names none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "endpoints": {name: getattr(profile, name) for name in _ENDPOINTS},
+        "tls": {"trust_bundle": os.path.relpath(profile.trust_bundle, path.parent)},
+        "defaults": {"project": profile.project or _project_in(path)},
+    }
+    descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=".profile-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            tomli_w.dump(document, file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(aside).rename(path)
+    except BaseException:
+        Path(aside).unlink()
+        raise
+
+
+def _project_in(path: Path) -> str:
+    try:
+        return str(tomllib.loads(path.read_text())["defaults"]["project"])
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError):
+        return ""
 
 
 def _find() -> Path:

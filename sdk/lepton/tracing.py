@@ -4,6 +4,7 @@ One tracer per process, because a trace crosses every module and must never be a
 OpenTelemetry SDK is imported when tracing starts, and touched only for spans that are sampled.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
@@ -16,23 +17,36 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
 Value = str | bool | int | float
+_HEADER: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_SAMPLED_DIGITS: Final = "13579bdf"
 Kind = Literal["server", "client", "internal", "producer", "consumer"]
 
 
 class Trace:
     """A position in a trace: where the next span or outgoing call attaches."""
 
-    __slots__ = ("is_sampled", "span_id", "trace_id")
+    __slots__ = ("_header", "_span_id", "_trace_id", "is_sampled")
 
-    def __init__(self, trace_id: int, span_id: int, is_sampled: bool) -> None:
-        self.trace_id = trace_id
-        self.span_id = span_id
+    def __init__(self, trace_id: int, span_id: int, is_sampled: bool, header: str = "") -> None:
+        self._trace_id = trace_id
+        self._span_id = span_id
+        self._header = header  # of a received trace, whose ids are only read when somebody asks
         self.is_sampled = is_sampled
+
+    @property
+    def trace_id(self) -> int:
+        """The id of the whole trace."""
+        return self._trace_id or _number(self._header[3:35])
+
+    @property
+    def span_id(self) -> int:
+        """The id of the span to attach to."""
+        return self._span_id or _number(self._header[36:52])
 
     @property
     def traceparent(self) -> str:
         """The W3C header."""
-        return f"00-{self.trace_id:032x}-{self.span_id:016x}-{'01' if self.is_sampled else '00'}"
+        return self._header or f"00-{self._trace_id:032x}-{self._span_id:016x}-{'01' if self.is_sampled else '00'}"
 
 
 class Span:
@@ -194,14 +208,11 @@ def unsampled() -> Trace:
 
 def parse(traceparent: str) -> Trace | None:
     """The trace that a W3C header names; None when it is malformed."""
-    parts = traceparent.split("-")
-    if len(parts) < 4 or len(parts[0]) != 2 or len(parts[1]) != 32 or len(parts[2]) != 16 or len(parts[3]) != 2:
+    if len(traceparent) == 55 and traceparent.endswith("-00"):
+        return Trace(0, 0, False, traceparent)  # not recorded, so not worth looking at
+    if _HEADER.fullmatch(traceparent) is None:
         return None
-    try:
-        trace = Trace(int(parts[1], 16), int(parts[2], 16), bool(int(parts[3], 16) & 1))
-    except ValueError:
-        return None
-    return trace if trace.trace_id and trace.span_id and parts[0] != "ff" else None
+    return Trace(0, 0, traceparent[54] in _SAMPLED_DIGITS, traceparent[:55])
 
 
 def current_trace() -> Trace | None:
@@ -223,6 +234,13 @@ def enter_trace(trace: Trace | None) -> None:
 def is_tracing() -> bool:
     """Whether sampled spans go anywhere."""
     return _tracer.sink is not None
+
+
+def _number(digits: str) -> int:
+    try:
+        return int(digits, 16)
+    except ValueError:
+        return 0  # an unsampled caller may send anything
 
 
 def _span_id() -> int:

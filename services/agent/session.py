@@ -120,7 +120,10 @@ class Session:
             if kind == "welcome":
                 self._welcome(response.welcome, hello_sent_s)
             elif kind == "heartbeat_ack":
-                self._renew(self._sent_s.pop(response.heartbeat_ack.sequence, None))
+                sequence = response.heartbeat_ack.sequence
+                self._renew(self._sent_s.pop(sequence, None))
+                for older in [each for each in self._sent_s if each < sequence]:  # answered by this one too
+                    del self._sent_s[older]
             elif kind == "slice_ack":
                 self._slices.acknowledge(response.slice_ack)
             elif kind == "start" and not self._is_leaving:

@@ -197,8 +197,10 @@ class TritonServer:
     def _command(self) -> list[str]:
         tracing: Sequence[str] = ()
         if self._trace_url:
-            # Rate 0: only calls that bring a sampled `traceparent` are traced, as children of it.
-            settings = ("mode=opentelemetry", "level=TIMESTAMPS", "rate=0", f"opentelemetry,url={self._trace_url}")
+            # Calls that bring a sampled `traceparent` are traced, as children of it, and of the others none: one in two
+            # thousand million. Rate 0 would switch tracing off.
+            rate = "rate=2000000000"
+            settings = ("mode=opentelemetry", "level=TIMESTAMPS", rate, f"opentelemetry,url={self._trace_url}")
             tracing = [f"--trace-config={one}" for one in (*settings, "opentelemetry,resource=service.name=triton")]
         return [
             str(self._tools.server),

@@ -33,7 +33,7 @@ async def build(config: InferenceConfig, app: App) -> None:
     app.access.on_change(lambda snapshot: files.use_tokens(token_rules(snapshot)))
     app.loop("write gateway files", files.run)
     election = Election(kv, LEADER, f"{socket.gethostname()}-{os.getpid()}", clock=app.clock)
-    reconciler = Reconciler(kv, election, ledger, registry, artifacts, config.export_pools)
+    reconciler = Reconciler(kv, election, ledger, registry, artifacts, files, config.export_pools)
     app.loop("reconcile deployments", reconciler.run)
     served = Deployments(kv, registry, config.gateway.advertised or config.gateway.address)
     servicer = InferenceServicer(kv, registry, served, await Pager.open(kv, PAGE_KEY))

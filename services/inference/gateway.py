@@ -12,7 +12,7 @@ from chassis.logs import logger
 from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.scheduler.v1.scheduler_service_pb2 import WatchWorkloadsResponse
 from lepton.scheduler.v1.workload_pb2 import Workload
-from services.inference.envoy import Endpoint, Gateway, Route, Routes, TokenRules, render, write
+from services.inference.envoy import Endpoint, EnvoyAdmin, Gateway, Route, Routes, TokenRules, render, write
 from services.inference.serving import endpoints, serving_name
 from services.inference.store import DEPLOYMENTS, deployment_name_of, deployments
 
@@ -49,6 +49,14 @@ class GatewayFiles:
             self._gateway = replace(self._gateway, tokens=tokens)
             self._knows["tokens"].set()
             self._dirty.set()
+
+    async def routed(self, model: str) -> frozenset[str]:
+        """The replicas (`host:port`) that Envoy sends a model's requests to now; none while it cannot be asked."""
+        try:
+            healthy = await EnvoyAdmin(self._gateway.directory).healthy()
+        except OSError:
+            return frozenset()
+        return frozenset(f"{each.host}:{each.port}" for each in healthy.get(model, ()))
 
     async def run(self) -> None:
         """Keeps the files true, for ever. What Envoy serves stays as it was until everything is known again."""

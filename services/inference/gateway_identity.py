@@ -1,5 +1,6 @@
 """The gateway's place in the mesh: its certificate as files that Envoy follows, and whose tokens it takes."""
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -47,7 +48,7 @@ async def keep_certified(config: InferenceConfig, app: App, gateway: Gateway) ->
         issuer=AuthIssuer(
             auth_address=wanted.auth_address,
             auth_mesh_address=config.peers["auth"],
-            trust_bundle_pem=Path(wanted.trust_bundle).read_bytes(),
+            trust_bundle_pem=await asyncio.to_thread(Path(wanted.trust_bundle).read_bytes),
         ),
         join_token=token_file.read_text().strip() if token_file is not None and token_file.exists() else "",
         hosts=tuple(dict.fromkeys((*HOSTS, host))),

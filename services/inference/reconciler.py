@@ -23,6 +23,7 @@ from lepton.scheduler.v1.workload_pb2 import Workload
 from services.inference import triton_repository
 from services.inference.registry import Registry
 from services.inference.serving import (
+    endpoints,
     export_name,
     export_request,
     exported,
@@ -34,6 +35,7 @@ from services.inference.serving import (
 from services.inference.store import DEPLOYMENTS, deployment_name_of, deployments
 
 log = logger(__name__)
+_ROUTING_S: Final = 0.1
 _ENDED: Final = frozenset({Workload.SUCCEEDED, Workload.FAILED, Workload.CANCELLED})
 
 
@@ -57,6 +59,14 @@ class Workloads(WorkloadFeed, Protocol):
         ...
 
 
+class Routing(Protocol):
+    """What the reconciler needs of the gateway."""
+
+    async def routed(self, model: str) -> frozenset[str]:
+        """The replicas (`host:port`) that get a model's requests now."""
+        ...
+
+
 class Reconciler:
     """Acts on deployments as long as it leads."""
 
@@ -67,10 +77,11 @@ class Reconciler:
         workloads: Workloads,
         registry: Registry,
         artifacts: ArtifactStore,
+        gateway: Routing,
         export_pools: tuple[str, ...] = (),
     ) -> None:
         self._workloads, self._registry, self._artifacts = workloads, registry, artifacts
-        self._export_pools = export_pools
+        self._gateway, self._export_pools = gateway, export_pools
         self._deployments = deployments(kv)
         self._controller = Controller(
             kv, election, workloads, prefix=DEPLOYMENTS, name_of=_name_of, reconcile=self._reconcile
@@ -133,9 +144,15 @@ class Reconciler:
             workload = await self._start(deployment)
         elif workload.groups and workload.groups[0].min_count != deployment.replicas:
             workload = await self._scale(deployment)
+        proved = frozenset(endpoints(workload))
+        routed = await self._gateway.routed(deployment.model_name) if proved else frozenset()
         stamp = now()
         name = DeploymentName.parse(deployment.name)
-        changed = await self._deployments.change(name, lambda current: observe(current, workload, stamp), guard=[guard])
+        changed = await self._deployments.change(
+            name, lambda current: observe(current, workload, routed, stamp), guard=[guard]
+        )
+        if proved - routed:
+            self._controller.look_again(deployment.name, _ROUTING_S)
         if changed.state != deployment.state:
             log.info("deployment changed", deployment=deployment.name, state=Deployment.State.Name(changed.state))
 

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -116,12 +116,17 @@ def endpoints(workload: Workload) -> tuple[str, ...]:
     )
 
 
-def observe(deployment: Deployment, workload: Workload, now: Timestamp) -> None:
-    """Brings the deployment to where the workload of its replicas shows it to be."""
+def observe(deployment: Deployment, workload: Workload, routed: Collection[str], now: Timestamp) -> None:
+    """Brings the deployment to where its replicas are: ready are those that the gateway sends requests to."""
     live = [piece for piece in workload.slices if piece.state not in _GONE]
     del deployment.replica_states[:]
     deployment.replica_states.extend(
-        Replica(index=piece.index, node=piece.node, is_ready=piece.state == Slice.READY, message=piece.message)
+        Replica(
+            index=piece.index,
+            node=piece.node,
+            is_ready=piece.state == Slice.READY and piece.endpoints.get("grpc", "") in routed,
+            message=piece.message,
+        )
         for piece in live
     )
     deployment.ready_replicas = sum(replica.is_ready for replica in deployment.replica_states)

@@ -114,13 +114,9 @@ async def test_a_malformed_message_is_an_invalid_argument(mesh: Mesh, method: st
         kinds = {"Watch": channel.unary_stream, "Collect": channel.stream_unary, "Chat": channel.stream_stream}
         call = kinds.get(method, channel.unary_unary)(f"/{SERVICE}/{method}")
         streams = method in ("Collect", "Chat")
+        running = call(iter([garbage]) if streams else garbage, timeout=5)
         with pytest.raises(errors.InvalidArgument) as caught:
-            running = call(iter([garbage]) if streams else garbage, timeout=5)
-            if method in ("Watch", "Chat"):
-                async for _ in running:
-                    pass
-            else:
-                await running
+            await (running.read() if method in ("Watch", "Chat") else running)
     assert caught.value.reason == "MALFORMED_MESSAGE"
 
 

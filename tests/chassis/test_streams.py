@@ -34,11 +34,10 @@ async def test_an_error_in_the_middle_of_a_stream_follows_what_was_sent() -> Non
             raise errors.OutOfRange("REVISION_COMPACTED", revision="7")
 
     async with serving((add_echo_to_server, Failing())) as mesh, mesh.client() as channel:
-        received = []
+        call = EchoStub(channel).Watch(HELLO)
+        assert await call.read() == HELLO
         with pytest.raises(errors.OutOfRange) as caught:
-            async for each in EchoStub(channel).Watch(HELLO):
-                received.append(each)
-    assert received == [HELLO]
+            await call.read()
     assert caught.value.metadata == {"revision": "7"}
 
 

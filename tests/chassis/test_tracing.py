@@ -1,7 +1,6 @@
 """One trace through calls: what is sampled, how it is propagated, what spans say."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -31,8 +30,8 @@ class Kept(SpanExporter):
 
 
 @pytest.fixture
-def kept() -> Iterator[Kept]:
-    yield Kept()
+def kept() -> Kept:
+    return Kept()
 
 
 class Forwarding(Echo):
@@ -128,8 +127,15 @@ async def test_a_collector_that_is_away_costs_nothing_but_spans() -> None:
 
 @pytest.mark.parametrize(
     "header",
-    ["", "00", "garbage", f"00-{TRACE}-b7ad6b7169203331", f"ff-{TRACE}-b7ad6b7169203331-01", f"00-{'0' * 32}-b7ad6b7169203331-01",
-     f"00-{'g' * 32}-b7ad6b7169203331-01"],
-)  # fmt: skip
+    [
+        "",
+        "00",
+        "garbage",
+        f"00-{TRACE}-b7ad6b7169203331",
+        f"ff-{TRACE}-b7ad6b7169203331-01",
+        f"00-{'0' * 32}-b7ad6b7169203331-01",
+        f"00-{'g' * 32}-b7ad6b7169203331-01",
+    ],
+)
 def test_a_malformed_traceparent_is_no_trace(header: str) -> None:
     assert telemetry.parse(header) is None

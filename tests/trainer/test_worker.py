@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import textwrap
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,16 @@ async def resume(launcher: LauncherClient, place: Workplace, checkpoint: str, wo
     return gang
 
 
+def end_all(gang: PlayedAgent) -> Callable[[object], None]:
+    """What the agent does once one rank of a gang has ended."""
+
+    def end(_: object) -> None:
+        for handle in gang.handles:
+            handle.kill()
+
+    return end
+
+
 def weights_digest(place: Workplace, gang: PlayedAgent) -> str:
     digest: str = place.read_json(gang.of_kind("package")[0]["digest"])["files"]["weights.safetensors"]
     return digest
@@ -79,8 +89,7 @@ async def killed(launcher: LauncherClient, place: Workplace) -> PlayedAgent:
     def kill_one(gang: PlayedAgent, rank: int, report: Mapping[str, Any]) -> bool:
         if report["kind"] == "checkpoint" and report["step"] == KILL_AT_STEP:
             gang.handles[2].kill(signal.SIGKILL)
-            for handle in gang.handles:  # as the agent does once one of a gang has ended
-                gang.handles[2].exited.add_done_callback(lambda _, mate=handle: mate.kill())
+            gang.handles[2].exited.add_done_callback(end_all(gang))
         return False
 
     env = place.env(place.spec(**SHORT))

@@ -4,6 +4,8 @@ import gzip
 from typing import Final
 
 import grpc
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -14,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from deploy.telemetry.collector import otlp_json
 from deploy.telemetry.collector.span import read_spans
 from deploy.telemetry.collector.store import SpanStore
 
@@ -44,9 +47,13 @@ def http_application(store: SpanStore) -> Starlette:
         body = await request.body()
         if request.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
+        try:
+            export = otlp_json.parse(body) if _is_json(request) else ExportTraceServiceRequest.FromString(body)
+        except (ValueError, json_format.ParseError, DecodeError) as error:
+            return Response(f"not an OTLP export: {error}", status_code=400)
+        store.add(read_spans(export.resource_spans))
         if _is_json(request):
-            return Response("send application/x-protobuf", status_code=415)
-        store.add(read_spans(ExportTraceServiceRequest.FromString(body).resource_spans))
+            return JSONResponse({})
         return Response(ExportTraceServiceResponse().SerializeToString(), media_type=_PROTOBUF)
 
     async def query(request: Request) -> Response:

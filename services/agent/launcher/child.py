@@ -4,7 +4,6 @@ import atexit
 import json
 import os
 import random
-import runpy
 import signal
 import sys
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from services.agent.launcher.death import die_with
+from services.agent.launcher.program import run_program
 
 REPORT_FD: Final = 3
 
@@ -35,8 +35,8 @@ def become_child(launcher: int, files: Sequence[int]) -> None:
 def run_rank(start: Mapping[str, Any]) -> NoReturn:
     """Runs the rank's program to its end and leaves with its exit code, without the interpreter's own teardown.
 
-    That teardown destroys process groups in an order in which torch now and then aborts; what a program relies on
-    (its threads, exit handlers, flushed output) is done here instead.
+    That teardown destroys what is dangerous to destroy (see program.py); what a program relies on (its threads, exit
+    handlers, flushed output) is done here instead.
     """
     code = _guarded(lambda: _run(start))
     code = _guarded(_wind_up) or code
@@ -55,13 +55,7 @@ def _run(start: Mapping[str, Any]) -> None:
     os.chdir(start["cwd"])
     random.seed()
     _set_threads()
-    if entry.endswith(".py") or os.sep in entry:
-        sys.argv = [entry, *argv]
-        sys.path.insert(0, str(Path(entry).resolve().parent))
-        runpy.run_path(entry, run_name="__main__")
-    else:
-        sys.argv = [entry, *argv]
-        runpy.run_module(entry, run_name="__main__", alter_sys=True)
+    run_program(entry, argv)
 
 
 def _set_threads() -> None:

@@ -10,7 +10,9 @@ launcher -> agent   {"ready": pid, "seconds": ..}
                     {"exit": id, "code": .. | null, "signal": .. | null}
 """
 
+import errno
 import json
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -28,8 +30,10 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send(end: socket.socket, message: Mapping[str, Any], files: Sequence[int] = ()) -> None:
-    """Sends one message; BlockingIOError when a non-blocking end is full."""
+    """Sends one message; BlockingIOError when a non-blocking end is full, EMSGSIZE when it fits in no packet."""
     data = json.dumps(message, separators=(",", ":")).encode()
+    if len(data) > MAX_PACKET:  # the kernel may take it, but the receiver would get a part of it
+        raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
     if files:
         socket.send_fds(end, [data], list(files))
     else:

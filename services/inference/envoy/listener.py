@@ -135,6 +135,13 @@ def _connection_manager(gateway: Gateway) -> Json:
     }
     if gateway.collector is not None:
         manager["tracing"] = _tracing(gateway.sampling)
+        # Else Envoy decides by the request id and overrules the caller.
+        manager["request_id_extension"] = {
+            "typed_config": {
+                "@type": TYPE + "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
+                "use_request_id_for_trace_sampling": False,
+            }
+        }
     return manager
 
 
@@ -199,13 +206,25 @@ def _access_log(gateway: Gateway) -> Json:
 
 
 def _tracing(sampling: float) -> Json:
+    """The caller's decision is kept; of calls that bring none, a share is traced."""
+    samplers = "envoy.tracers.opentelemetry.samplers."
+    kinds = TYPE + "envoy.extensions.tracers.opentelemetry.samplers.v3."
+    ratio = {"numerator": round(sampling * 1_000_000), "denominator": "MILLION"}
+    share = {
+        "name": samplers + "trace_id_ratio_based",
+        "typed_config": {"@type": kinds + "TraceIdRatioBasedSamplerConfig", "sampling_percentage": ratio},
+    }
+    by_parent = {
+        "name": samplers + "parent_based",
+        "typed_config": {"@type": kinds + "ParentBasedSamplerConfig", "wrapped_sampler": share},
+    }
     return {
-        "random_sampling": {"value": sampling * 100},
         "provider": {
             "name": "envoy.tracers.opentelemetry",
             "typed_config": {
                 "@type": TYPE + "envoy.config.trace.v3.OpenTelemetryConfig",
                 "service_name": "gateway",
+                "sampler": by_parent,
                 "grpc_service": {"envoy_grpc": {"cluster_name": COLLECTOR}, "timeout": "1s"},
             },
         },

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
-from chassis import telemetry
 from chassis.call import Call
 from lepton.errors import InvalidArgument, LeptonError, PermissionDenied
 from lepton.internal.v1 import node_session_pb2
@@ -18,8 +17,6 @@ from services.scheduler.sessions.stream import Stream
 Request = node_session_pb2.OpenSessionRequest
 Response = node_session_pb2.OpenSessionResponse
 HELLO_S: Final = 10.0
-
-HEARTBEATS = telemetry.counter("scheduler_heartbeats_total", "Heartbeats received from agents")
 
 
 class Conversations:
@@ -59,12 +56,11 @@ class Conversations:
             self._sessions.disconnected(session, stream)
 
     async def _listen(self, session: Session, requests: AsyncIterator[Request], stream: Stream) -> None:
-        heartbeat, count = self._sessions.heartbeat, HEARTBEATS.inc
+        heartbeat = self._sessions.heartbeat
         ack = Response(heartbeat_ack=node_session_pb2.HeartbeatAck())
         async for message in requests:
             match message.WhichOneof("message"):
                 case "heartbeat":
-                    count()
                     if heartbeat(session):
                         ack.heartbeat_ack.sequence = message.heartbeat.sequence
                         await stream.send(ack)

@@ -23,6 +23,7 @@ from services.scheduler.sessions.stream import Stream
 log = logger(__name__)
 
 SESSIONS = telemetry.gauge("scheduler_node_sessions", "Sessions of node agents at this replica")
+HEARTBEATS = telemetry.counter("scheduler_heartbeats_total", "Heartbeats received from agents")
 EXPIRED = telemetry.counter("scheduler_node_sessions_expired_total", "Sessions whose heartbeats stopped")
 _RESTORE_TOGETHER: Final = 32
 
@@ -32,6 +33,8 @@ class Sessions:
 
     def __init__(self, kv: KV, ledger: Ledger, leases: Leases, clock: Clock, *, ttl_s: float) -> None:
         self.ttl_s = ttl_s
+        self._ack_every_s = ttl_s / 6
+        self._beats = 0
         self._kv = kv
         self._ledger = ledger
         self._leases = leases
@@ -79,9 +82,18 @@ class Sessions:
         return session
 
     def heartbeat(self, session: Session) -> bool:
-        """The agent lives; whether this may be acknowledged, that is, whether its key is sure to stay."""
+        """The agent lives; whether to acknowledge it now: only while its key is sure to stay, and not every time.
+
+        An acknowledgement costs as much as a heartbeat, and one every sixth of the TTL keeps an agent from its fence.
+        """
         session.heard_at = now = self._clock.monotonic()
-        return session.lease is not None and is_held(session.lease, now) and not session.is_over
+        self._beats += 1
+        if now - session.acked_at < self._ack_every_s or session.is_over:
+            return False
+        if session.lease is None or not is_held(session.lease, now):
+            return False
+        session.acked_at = now
+        return True
 
     def disconnected(self, session: Session, stream: Stream) -> None:
         """The stream has ended; the session lives on until its heartbeats are overdue."""
@@ -191,6 +203,8 @@ class Sessions:
             now = self._clock.monotonic()
             late_s = now - looked_at - interval_s
             looked_at = now
+            HEARTBEATS.inc(self._beats)
+            self._beats = 0
             for session in list(self._sessions.values()):
                 if late_s > interval_s:
                     session.heard_at += late_s  # it is we who were away: their heartbeats lie unread

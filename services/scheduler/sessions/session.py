@@ -16,6 +16,7 @@ class Session:
     id: str
     hello: node_session_pb2.Hello
     heard_at: float  # monotonic
+    acked_at: float = float("-inf")
     node: str = field(init=False)
     stream: Stream | None = None
     lease: Lease | None = None

@@ -25,26 +25,36 @@ class Stream:
         self._write = write
         self._tasks = tasks
         self._outbox: deque[Message] = deque()
-        self._sending = asyncio.Lock()
-        self._is_flushing = False
+        self._is_writing = False  # gRPC takes one write at a time
 
     async def send(self, message: Message) -> None:
-        """Write now; for the stream's own task, which may wait for the agent to read."""
-        async with self._sending:
+        """Write now, or after what is being written; for the stream's own task, which may wait for the agent."""
+        if self._is_writing:
+            self._outbox.append(message)
+            return
+        self._is_writing = True
+        try:
             await self._write(message)
+        finally:
+            self._is_writing = False
+        if self._outbox:
+            self._begin()
 
     def post(self, message: Message) -> None:
         """Have it written after everything posted before."""
         self._outbox.append(message)
-        if not self._is_flushing:
-            self._is_flushing = True
-            self._tasks.create_task(self._flush())
+        if not self._is_writing:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._is_writing = True
+        self._tasks.create_task(self._flush())
 
     async def _flush(self) -> None:
         try:
             while self._outbox:
-                await self.send(self._outbox.popleft())
+                await self._write(self._outbox.popleft())
         except grpc.aio.BaseError:
             self._outbox.clear()  # the stream has ended; a later one begins with what matters
         finally:
-            self._is_flushing = False
+            self._is_writing = False

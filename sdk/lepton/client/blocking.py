@@ -1,0 +1,225 @@
+"""Client: AsyncClient for programs without an event loop; the same methods, which block, and ordinary iterators."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from lepton.client.api_keys import ApiKeys
+from lepton.client.artifacts import Artifacts
+from lepton.client.async_client import AsyncClient
+from lepton.client.deployments import Deployments
+from lepton.client.jobs import Jobs
+from lepton.client.join_tokens import JoinTokens
+from lepton.client.loop_thread import Facade, LoopThread, iterates, lists, waits
+from lepton.client.models import Models
+from lepton.client.nodes import Nodes
+from lepton.client.pools import Pools
+from lepton.client.projects import Projects
+from lepton.client.role_bindings import RoleBindings
+from lepton.client.service_accounts import ServiceAccounts
+from lepton.client.users import Users
+from lepton.client.workloads import Workloads
+from lepton.profile import Profile
+
+
+class BlockingProjects(Facade[Projects]):
+    """`client.projects` that blocks."""
+
+    create = waits(Projects.create)
+    get = waits(Projects.get)
+    list = lists(Projects.list)
+    delete = waits(Projects.delete)
+
+
+class BlockingUsers(Facade[Users]):
+    """`client.users` that blocks."""
+
+    create = waits(Users.create)
+    get = waits(Users.get)
+    list = lists(Users.list)
+    set_password = waits(Users.set_password)
+
+
+class BlockingServiceAccounts(Facade[ServiceAccounts]):
+    """`client.service_accounts` that blocks."""
+
+    create = waits(ServiceAccounts.create)
+    get = waits(ServiceAccounts.get)
+    list = lists(ServiceAccounts.list)
+
+
+class BlockingApiKeys(Facade[ApiKeys]):
+    """`client.api_keys` that blocks."""
+
+    create = waits(ApiKeys.create)
+    delete = waits(ApiKeys.delete)
+
+
+class BlockingRoleBindings(Facade[RoleBindings]):
+    """`client.role_bindings` that blocks."""
+
+    create = waits(RoleBindings.create)
+    list = lists(RoleBindings.list)
+    delete = waits(RoleBindings.delete)
+    permissions = waits(RoleBindings.permissions)
+
+
+class BlockingJoinTokens(Facade[JoinTokens]):
+    """`client.join_tokens` that blocks."""
+
+    create = waits(JoinTokens.create)
+
+
+class BlockingPools(Facade[Pools]):
+    """`client.pools` that blocks."""
+
+    create = waits(Pools.create)
+    get = waits(Pools.get)
+    list = lists(Pools.list)
+    delete = waits(Pools.delete)
+
+
+class BlockingNodes(Facade[Nodes]):
+    """`client.nodes` that blocks."""
+
+    get = waits(Nodes.get)
+    list = lists(Nodes.list)
+    watch_all = iterates(Nodes.watch_all)
+    wait = waits(Nodes.wait)
+
+
+class BlockingWorkloads(Facade[Workloads]):
+    """`client.workloads` that blocks."""
+
+    create = waits(Workloads.create)
+    get = waits(Workloads.get)
+    list = lists(Workloads.list)
+    watch = iterates(Workloads.watch)
+    watch_all = iterates(Workloads.watch_all)
+    wait = waits(Workloads.wait)
+    cancel = waits(Workloads.cancel)
+    delete = waits(Workloads.delete)
+
+
+class BlockingJobs(Facade[Jobs]):
+    """`client.jobs` that blocks."""
+
+    create = waits(Jobs.create)
+    get = waits(Jobs.get)
+    list = lists(Jobs.list)
+    watch = iterates(Jobs.watch)
+    watch_all = iterates(Jobs.watch_all)
+    wait = waits(Jobs.wait)
+    cancel = waits(Jobs.cancel)
+    delete = waits(Jobs.delete)
+    checkpoints = lists(Jobs.checkpoints)
+    logs = iterates(Jobs.logs)
+    metrics = iterates(Jobs.metrics)
+
+
+class BlockingArtifacts(Facade[Artifacts]):
+    """`client.artifacts` that blocks."""
+
+    upload = waits(Artifacts.upload)
+    get = waits(Artifacts.get)
+    download = waits(Artifacts.download)
+    download_to = waits(Artifacts.download_to)
+
+
+class BlockingModels(Facade[Models]):
+    """`client.models` that blocks."""
+
+    create = waits(Models.create)
+    get = waits(Models.get)
+    list = lists(Models.list)
+    delete = waits(Models.delete)
+    register = waits(Models.register)
+    create_version = waits(Models.create_version)
+    get_version = waits(Models.get_version)
+    versions = lists(Models.versions)
+    set_alias = waits(Models.set_alias)
+
+
+class BlockingDeployments(Facade[Deployments]):
+    """`client.deployments` that blocks."""
+
+    create = waits(Deployments.create)
+    get = waits(Deployments.get)
+    list = lists(Deployments.list)
+    watch = iterates(Deployments.watch)
+    watch_all = iterates(Deployments.watch_all)
+    wait = waits(Deployments.wait)
+    wait_deleted = waits(Deployments.wait_deleted)
+    scale = waits(Deployments.scale)
+    delete = waits(Deployments.delete)
+
+
+class Client(Facade[AsyncClient]):
+    """A signed-in client; takes what AsyncClient takes. Use it as a context manager.
+
+    with Client(user="alice", password=password, project="acme") as client:
+        job = client.jobs.wait("digits", timeout_s=120)
+    """
+
+    def __init__(self, profile: Profile | None = None, *, project: str = "", **options: Any) -> None:
+        loop = LoopThread()
+        try:
+            super().__init__(loop, loop.run(_made(profile, project, options)))
+        except BaseException:
+            loop.close()
+            raise
+        self.projects = BlockingProjects(loop, self._group.projects)
+        self.users = BlockingUsers(loop, self._group.users)
+        self.service_accounts = BlockingServiceAccounts(loop, self._group.service_accounts)
+        self.api_keys = BlockingApiKeys(loop, self._group.api_keys)
+        self.role_bindings = BlockingRoleBindings(loop, self._group.role_bindings)
+        self.join_tokens = BlockingJoinTokens(loop, self._group.join_tokens)
+        self.pools = BlockingPools(loop, self._group.pools)
+        self.nodes = BlockingNodes(loop, self._group.nodes)
+        self.workloads = BlockingWorkloads(loop, self._group.workloads)
+        self.jobs = BlockingJobs(loop, self._group.jobs)
+        self.artifacts = BlockingArtifacts(loop, self._group.artifacts)
+        self.models = BlockingModels(loop, self._group.models)
+        self.deployments = BlockingDeployments(loop, self._group.deployments)
+
+    sign_in = waits(AsyncClient.sign_in)
+    sign_out = waits(AsyncClient.sign_out)
+    caller = waits(AsyncClient.caller)
+    fresh_access_token = waits(AsyncClient.fresh_access_token)
+    predict = waits(AsyncClient.predict)
+    trace = waits(AsyncClient.trace)
+
+    @property
+    def profile(self) -> Profile:
+        """How the services are reached."""
+        return self._group.profile
+
+    @property
+    def access_token(self) -> str:
+        """The present access token."""
+        return self._group.access_token
+
+    @property
+    def project(self) -> str:
+        """The id of the project in which ids and lists are meant; may be set."""
+        return self._group.project
+
+    @project.setter
+    def project(self, project: str) -> None:
+        self._group.project = project
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._loop.run(self._group.aclose())
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+async def _made(profile: Profile | None, project: str, options: dict[str, Any]) -> AsyncClient:
+    return AsyncClient(profile, project=project, **options)  # in the loop that it will live in

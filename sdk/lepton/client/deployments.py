@@ -1,0 +1,143 @@
+"""`client.deployments`: models being served."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from contextlib import aclosing
+from typing import Final
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from lepton.client.calls import Calls
+from lepton.client.group import Group, new_request_id
+from lepton.client.listing import Listing, Page
+from lepton.client.pools import pool_name
+from lepton.client.scope import Scope
+from lepton.client.watching import Change, Watch, awaited, in_states
+from lepton.errors import DeadlineExceeded, NotFound
+from lepton.inference.v1 import inference_service_pb2 as pb
+from lepton.inference.v1.deployment_pb2 import Deployment
+from lepton.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from lepton.names import DeploymentName
+
+SETTLED: Final = frozenset({Deployment.READY, Deployment.FAILED})
+
+
+class Deployments(Group):
+    """Deploys model versions, and reads, lists, watches, scales and deletes deployments."""
+
+    def __init__(self, calls: Calls, scope: Scope) -> None:
+        super().__init__(calls, scope)
+        self._stub = InferenceServiceStub(calls.channel("inference"))
+
+    async def create(
+        self,
+        deployment_id: str,
+        model_version: str,
+        *,
+        replicas: int = 1,
+        pools: Collection[str] = (),
+        project: str | None = None,
+        request_id: str = "",
+    ) -> Deployment:
+        """Serve a model version, by its whole name. AlreadyExists, NotFound (the version)."""
+        deployment = Deployment(model_version=model_version, replicas=replicas, pools=map(pool_name, pools))
+        request = pb.CreateDeploymentRequest(
+            parent=self._scope.parent(project),
+            deployment_id=deployment_id,
+            deployment=deployment,
+            request_id=request_id or new_request_id(),
+        )
+        return await self._calls.unary(self._stub.CreateDeployment, request)
+
+    async def get(self, deployment: str) -> Deployment:
+        """A deployment by id or name."""
+        request = pb.GetDeploymentRequest(name=self._name(deployment))
+        return await self._calls.unary(self._stub.GetDeployment, request)
+
+    def list(self, *, project: str | None = None, page_size: int = 0) -> Listing[Deployment]:
+        """The deployments of a project."""
+        parent = self._scope.parent(project)
+
+        async def page(token: str) -> Page[Deployment]:
+            request = pb.ListDeploymentsRequest(parent=parent, page_size=page_size, page_token=token)
+            answer = await self._calls.unary(self._stub.ListDeployments, request)
+            return answer.deployments, answer.next_page_token
+
+        return Listing(page)
+
+    async def watch(self, deployment: str) -> AsyncGenerator[Deployment, None]:
+        """The deployment as it is, then after every change; ends when it is deleted."""
+        name = self._name(deployment)
+        async with aclosing(self._watch(name).changes()) as changes:
+            async for change in changes:
+                if change.is_deleted:
+                    return
+                yield change.resource
+
+    def watch_all(self, *, project: str | None = None, revision: int = 0) -> AsyncGenerator[Change[Deployment], None]:
+        """The deployments of a project as they are, then every change, for ever."""
+        return self._watch("", self._scope.parent(project), revision).changes()
+
+    async def wait(
+        self,
+        deployment: str,
+        *,
+        states: int | Collection[int] = SETTLED,
+        until: Callable[[Deployment], bool] | None = None,
+        timeout_s: float | None = None,
+    ) -> Deployment:
+        """The deployment when it is READY (or in the states, or `until` says so), or has FAILED. DeadlineExceeded."""
+        name, wished = self._name(deployment), in_states(states)
+        return await awaited(
+            name,
+            lambda: self.get(name),
+            lambda known: self._watch(name, known=(known,)),
+            lambda each: (until(each) if until else each.state in wished) or each.state == Deployment.FAILED,
+            timeout_s,
+        )
+
+    async def wait_deleted(self, deployment: str, *, timeout_s: float | None = None) -> None:
+        """Return when the deployment is gone. DeadlineExceeded."""
+        name = self._name(deployment)
+        try:
+            async with asyncio.timeout(timeout_s):
+                known = await self.get(name)
+                watch = self._watch(name, known=(known,))
+                async with aclosing(watch.changes()) as changes:
+                    async for change in changes:
+                        if change.is_deleted:
+                            return
+        except NotFound:
+            return
+        except TimeoutError:
+            raise DeadlineExceeded("WAIT_TIMED_OUT", name=name, state="not deleted yet") from None
+
+    async def scale(self, deployment: str, replicas: int) -> Deployment:
+        """Another number of replicas; `wait` says when they are ready."""
+        request = pb.UpdateDeploymentRequest(
+            deployment=Deployment(name=self._name(deployment), replicas=replicas),
+            update_mask=FieldMask(paths=["replicas"]),
+        )
+        return await self._calls.unary(self._stub.UpdateDeployment, request)
+
+    async def delete(self, deployment: str, *, etag: str = "") -> Deployment:
+        """Take a deployment down; `wait_deleted` says when it is gone."""
+        request = pb.DeleteDeploymentRequest(name=self._name(deployment), etag=etag)
+        return await self._calls.unary(self._stub.DeleteDeployment, request)
+
+    def _watch(
+        self, name: str, parent: str = "", revision: int = 0, known: Iterable[Deployment] = ()
+    ) -> Watch[Deployment]:
+        parent = parent or str(DeploymentName.parse(name).parent)
+        return Watch(
+            self._calls,
+            Deployment,
+            lambda position: self._stub.WatchDeployments(
+                pb.WatchDeploymentsRequest(parent=parent, name=name, revision=position)
+            ),
+            revision,
+            known,
+        )
+
+    def _name(self, deployment: str) -> str:
+        return self._scope.name(DeploymentName, deployment)

@@ -1,0 +1,139 @@
+"""`client.jobs`: training."""
+
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from contextlib import aclosing
+from typing import Final
+
+from lepton.client.calls import Calls
+from lepton.client.group import Group, new_request_id
+from lepton.client.listing import Listing, Page
+from lepton.client.scope import Scope
+from lepton.client.watching import Change, Watch, awaited, in_states
+from lepton.names import JobName
+from lepton.trainer.v1 import trainer_service_pb2 as pb
+from lepton.trainer.v1.checkpoint_pb2 import Checkpoint
+from lepton.trainer.v1.job_pb2 import Job
+from lepton.trainer.v1.trainer_service_pb2_grpc import TrainerServiceStub
+
+ENDED: Final = frozenset({Job.SUCCEEDED, Job.FAILED, Job.CANCELLED})
+
+
+class Jobs(Group):
+    """Submits, follows and stops training jobs, and reads what they print and measure."""
+
+    def __init__(self, calls: Calls, scope: Scope) -> None:
+        super().__init__(calls, scope)
+        self._stub = TrainerServiceStub(calls.channel("trainer"))
+
+    async def create(self, job_id: str, job: Job, *, project: str | None = None, request_id: str = "") -> Job:
+        """Submit a job. AlreadyExists, NotFound (the dataset or the code)."""
+        request = pb.CreateJobRequest(
+            parent=self._scope.parent(project), job_id=job_id, job=job, request_id=request_id or new_request_id()
+        )
+        return await self._calls.unary(self._stub.CreateJob, request)
+
+    async def get(self, job: str) -> Job:
+        """A job by id or name."""
+        return await self._calls.unary(self._stub.GetJob, pb.GetJobRequest(name=self._name(job)))
+
+    def list(self, *, project: str | None = None, page_size: int = 0) -> Listing[Job]:
+        """The jobs of a project."""
+        parent = self._scope.parent(project)
+
+        async def page(token: str) -> Page[Job]:
+            request = pb.ListJobsRequest(parent=parent, page_size=page_size, page_token=token)
+            answer = await self._calls.unary(self._stub.ListJobs, request)
+            return answer.jobs, answer.next_page_token
+
+        return Listing(page)
+
+    async def watch(self, job: str) -> AsyncGenerator[Job, None]:
+        """The job as it is, then after every change; ends when it is deleted."""
+        name = self._name(job)
+        async with aclosing(self._watch(name).changes()) as changes:
+            async for change in changes:
+                if change.is_deleted:
+                    return
+                yield change.resource
+
+    def watch_all(self, *, project: str | None = None, revision: int = 0) -> AsyncGenerator[Change[Job], None]:
+        """The jobs of a project as they are, then every change, for ever."""
+        return self._watch("", self._scope.parent(project), revision).changes()
+
+    async def wait(
+        self,
+        job: str,
+        *,
+        states: int | Collection[int] = ENDED,
+        until: Callable[[Job], bool] | None = None,
+        timeout_s: float | None = None,
+    ) -> Job:
+        """The job when it is in one of the states (or `until` says so), or has ended anyhow. DeadlineExceeded."""
+        name, wished = self._name(job), in_states(states)
+        return await awaited(
+            name,
+            lambda: self.get(name),
+            lambda known: self._watch(name, known=(known,)),
+            lambda each: (until(each) if until else each.state in wished) or each.state in ENDED,
+            timeout_s,
+        )
+
+    async def cancel(self, job: str) -> Job:
+        """Stop a job; `wait` says when it has ended."""
+        return await self._calls.unary(self._stub.CancelJob, pb.CancelJobRequest(name=self._name(job)))
+
+    async def delete(self, job: str, *, etag: str = "") -> None:
+        """Delete a job that has ended, with its logs and checkpoints."""
+        await self._calls.unary(self._stub.DeleteJob, pb.DeleteJobRequest(name=self._name(job), etag=etag))
+
+    def checkpoints(self, job: str, *, page_size: int = 0) -> Listing[Checkpoint]:
+        """A job's checkpoints, newest first."""
+        name = self._name(job)
+
+        async def page(token: str) -> Page[Checkpoint]:
+            request = pb.ListCheckpointsRequest(parent=name, page_size=page_size, page_token=token)
+            answer = await self._calls.unary(self._stub.ListCheckpoints, request)
+            return answer.checkpoints, answer.next_page_token
+
+        return Listing(page)
+
+    async def logs(
+        self, job: str, *, follow: bool = False, offset: int = 0, ranks: Collection[int] = ()
+    ) -> AsyncGenerator[pb.LogLine, None]:
+        """The lines that the job's ranks print, behind `offset`; with `follow` until the job has ended."""
+        name = self._name(job)
+
+        def begin() -> pb.StreamLogsRequest:
+            return pb.StreamLogsRequest(name=name, offset=offset, follow=follow, ranks=ranks)
+
+        async for answer in self._calls.stream(lambda: self._stub.StreamLogs(begin())):
+            for line in answer.lines:
+                if line.offset > offset:
+                    offset = line.offset
+                    yield line
+
+    async def metrics(self, job: str, *, follow: bool = False, offset: int = 0) -> AsyncGenerator[pb.MetricPoint, None]:
+        """What the job measures, behind `offset`; with `follow` until the job has ended."""
+        name = self._name(job)
+
+        def begin() -> pb.StreamMetricsRequest:
+            return pb.StreamMetricsRequest(name=name, offset=offset, follow=follow)
+
+        async for answer in self._calls.stream(lambda: self._stub.StreamMetrics(begin())):
+            for point in answer.points:
+                if point.offset > offset:
+                    offset = point.offset
+                    yield point
+
+    def _watch(self, name: str, parent: str = "", revision: int = 0, known: Iterable[Job] = ()) -> Watch[Job]:
+        parent = parent or str(JobName.parse(name).parent)
+        return Watch(
+            self._calls,
+            Job,
+            lambda position: self._stub.WatchJobs(pb.WatchJobsRequest(parent=parent, name=name, revision=position)),
+            revision,
+            known,
+        )
+
+    def _name(self, job: str) -> str:
+        return self._scope.name(JobName, job)

@@ -1,0 +1,110 @@
+"""`client.workloads`: what runs on the fleet."""
+
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from contextlib import aclosing
+from typing import Final
+
+from lepton.client.calls import Calls
+from lepton.client.group import Group, new_request_id
+from lepton.client.listing import Listing, Page
+from lepton.client.scope import Scope
+from lepton.client.watching import Change, Watch, awaited, in_states
+from lepton.names import WorkloadName
+from lepton.scheduler.v1 import scheduler_service_pb2 as pb
+from lepton.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
+from lepton.scheduler.v1.workload_pb2 import Workload
+
+ENDED: Final = frozenset({Workload.SUCCEEDED, Workload.FAILED, Workload.CANCELLED})
+
+
+class Workloads(Group):
+    """Creates, reads, lists, watches, cancels and deletes workloads."""
+
+    def __init__(self, calls: Calls, scope: Scope) -> None:
+        super().__init__(calls, scope)
+        self._stub = SchedulerServiceStub(calls.channel("scheduler"))
+
+    async def create(
+        self, workload_id: str, workload: Workload, *, project: str | None = None, request_id: str = ""
+    ) -> Workload:
+        """A new workload. AlreadyExists."""
+        request = pb.CreateWorkloadRequest(
+            parent=self._scope.parent(project),
+            workload_id=workload_id,
+            workload=workload,
+            request_id=request_id or new_request_id(),
+        )
+        return await self._calls.unary(self._stub.CreateWorkload, request)
+
+    async def get(self, workload: str) -> Workload:
+        """A workload by id or name."""
+        return await self._calls.unary(self._stub.GetWorkload, pb.GetWorkloadRequest(name=self._name(workload)))
+
+    def list(self, *, project: str | None = None, page_size: int = 0) -> Listing[Workload]:
+        """The workloads of a project."""
+        parent = self._parent(project)
+
+        async def page(token: str) -> Page[Workload]:
+            request = pb.ListWorkloadsRequest(parent=parent, page_size=page_size, page_token=token)
+            answer = await self._calls.unary(self._stub.ListWorkloads, request)
+            return answer.workloads, answer.next_page_token
+
+        return Listing(page)
+
+    async def watch(self, workload: str) -> AsyncGenerator[Workload, None]:
+        """The workload as it is, then after every change; ends when it is deleted."""
+        name = self._name(workload)
+        async with aclosing(self._watch(str(WorkloadName.parse(name).parent)).changes()) as changes:
+            async for change in changes:
+                if change.resource.name != name:
+                    continue
+                if change.is_deleted:
+                    return
+                yield change.resource
+
+    def watch_all(self, *, project: str | None = None, revision: int = 0) -> AsyncGenerator[Change[Workload], None]:
+        """The workloads of a project (`-`: of all) as they are, then every change, for ever."""
+        return self._watch(self._parent(project), revision).changes()
+
+    async def wait(
+        self,
+        workload: str,
+        *,
+        states: int | Collection[int] = ENDED,
+        until: Callable[[Workload], bool] | None = None,
+        timeout_s: float | None = None,
+    ) -> Workload:
+        """The workload when it is in one of the states (or `until` says so), or has ended anyhow. DeadlineExceeded."""
+        name, wished = self._name(workload), in_states(states)
+        return await awaited(
+            name,
+            lambda: self.get(name),
+            lambda known: self._watch(str(WorkloadName.parse(name).parent), known=(known,)),
+            lambda each: (until(each) if until else each.state in wished) or each.state in ENDED,
+            timeout_s,
+        )
+
+    async def cancel(self, workload: str, *, grace_s: int = 0) -> Workload:
+        """Stop a workload; `wait` says when it has ended."""
+        request = pb.CancelWorkloadRequest(name=self._name(workload), grace_s=grace_s)
+        return await self._calls.unary(self._stub.CancelWorkload, request)
+
+    async def delete(self, workload: str, *, etag: str = "") -> None:
+        """Delete a workload that has ended."""
+        request = pb.DeleteWorkloadRequest(name=self._name(workload), etag=etag)
+        await self._calls.unary(self._stub.DeleteWorkload, request)
+
+    def _watch(self, parent: str, revision: int = 0, known: Iterable[Workload] = ()) -> Watch[Workload]:
+        return Watch(
+            self._calls,
+            Workload,
+            lambda position: self._stub.WatchWorkloads(pb.WatchWorkloadsRequest(parent=parent, revision=position)),
+            revision,
+            known,
+        )
+
+    def _name(self, workload: str) -> str:
+        return self._scope.name(WorkloadName, workload)
+
+    def _parent(self, project: str | None) -> str:
+        return "projects/-" if project in ("-", "projects/-") else self._scope.parent(project)
