@@ -8,6 +8,7 @@ of the same process. Prints JSON.
 import argparse
 import asyncio
 import json
+import os
 import sys
 import tempfile
 import time
@@ -48,6 +49,8 @@ OPEN: Final = "/lepton.internal.v1.NodeSessionService/OpenSession"
 BEAT: Final = "/bench.Heartbeat/Beat"
 STREAMS_PER_CHANNEL: Final = 200
 OPEN_TOGETHER: Final = 64
+CONNECTING_S: Final = 4.0
+ENGINE: Final = "-event_engine_listener"  # as services/scheduler/__main__.py sets it; GRPC_EXPERIMENTS= tries another
 
 
 async def main(agents: int, seconds: float, clients: int, interval_s: float) -> dict[str, Any]:
@@ -59,6 +62,11 @@ async def main(agents: int, seconds: float, clients: int, interval_s: float) -> 
             _save(authority.issue(name), work / f"{name.rpartition('/')[2]}.json")
         async with EtcdCluster(work / "etcd") as etcd, _child("serve", folder, etcd.endpoints[0]) as (server, ports):
             process = psutil.Process(server.pid)
+            async with _child("unary", folder, str(ports["unary"])) as (unary, _):
+                unary_cpu, unary_calls = _cpu(process), (await _ask(unary))["calls"]
+                await asyncio.sleep(min(seconds, 8.0))
+                unary_calls = (await _ask(unary))["calls"] - unary_calls
+                unary_cpu = _cpu(process) - unary_cpu
             async with AsyncExitStack() as started:
                 share = [agents // clients + (at < agents % clients) for at in range(clients)]
                 began = time.monotonic()
@@ -69,6 +77,9 @@ async def main(agents: int, seconds: float, clients: int, interval_s: float) -> 
                     for at, count in enumerate(share)
                 ]  # fmt: skip
                 connected_s = time.monotonic() - began
+                for child in children:
+                    await _ask(child)
+                await asyncio.sleep(CONNECTING_S + interval_s)  # until the full rate is reached
                 before, heard = [await _ask(child) for child in children], await _ask(server)
                 cpu, wall = _cpu(process), time.monotonic()
                 await asyncio.sleep(seconds)
@@ -80,11 +91,6 @@ async def main(agents: int, seconds: float, clients: int, interval_s: float) -> 
             acked = sum(each["acked"] for each in after) - sum(each["acked"] for each in before)
             broken = sum(each["broken"] for each in after)
             delays = sorted(delay for each in after for delay in each["delays"])
-            async with _child("unary", folder, str(ports["unary"])) as (unary, _):
-                unary_cpu, unary_calls = _cpu(process), (await _ask(unary))["calls"]
-                await asyncio.sleep(min(seconds, 8.0))
-                unary_calls = (await _ask(unary))["calls"] - unary_calls
-                unary_cpu = _cpu(process) - unary_cpu
     stream_us, unary_us = 1e6 * cpu / max(beats, 1), 1e6 * unary_cpu / max(unary_calls, 1)
     cuts = quantiles(delays, n=100) if len(delays) > 1 else [0.0] * 99
     return {
@@ -144,6 +150,7 @@ class Agents:
 
     def __init__(self, first: int, count: int, interval_s: float) -> None:
         self.first, self.count, self.interval_s = first, count, interval_s
+        self._pace_s = max(interval_s, CONNECTING_S)  # until all are connected, since connecting costs as well
         self.acked = self.broken = 0
         self.delays: list[float] = []
         self._calls: list[Any] = []
@@ -151,7 +158,7 @@ class Agents:
         self._listening: list[asyncio.Task[None]] = []
 
     async def run(self, channels: list[grpc.aio.Channel]) -> None:
-        """Connect all, beating from the first moment on; then answer questions."""
+        """Connect all, beating from the first moment on; beat at the full rate from the first question on."""
         limit = asyncio.Semaphore(OPEN_TOGETHER)
         beating = asyncio.create_task(self._beat_forever())
         await asyncio.gather(
@@ -159,6 +166,7 @@ class Agents:
         )
         _say({"connected": self.count})
         async for _ in _questions():
+            self._pace_s = self.interval_s
             _say({"acked": self.acked, "broken": self.broken, "delays": self.delays[-20000:]})
         beating.cancel()
 
@@ -193,15 +201,14 @@ class Agents:
     async def _beat_forever(self) -> None:
         """Every agent once an interval, evenly spread over it; the message of a round is serialized once."""
         slots, round_ = 50, 0
-        began = time.monotonic()
         while True:
+            began, pace_s = time.monotonic(), self._pace_s
             round_ += 1
             beat = pb.OpenSessionRequest(
                 heartbeat=pb.Heartbeat(sequence=round_, cpu_used_milli=500)
             ).SerializeToString()
             for slot in range(slots):
-                due = began + (round_ - 1 + slot / slots) * self.interval_s
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                await asyncio.sleep(max(0.0, began + slot / slots * pace_s - time.monotonic()))
                 for at in range(slot, len(self._calls), slots):
                     if at % 100 == slot:
                         self._sent.setdefault(at, time.monotonic())
@@ -209,6 +216,7 @@ class Agents:
                         await self._calls[at].write(beat)
                     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                         continue
+            await asyncio.sleep(max(0.0, began + pace_s - time.monotonic()))
 
 
 async def agents(folder: Path, port: str, which: str, count: str, interval_s: str) -> None:
@@ -318,8 +326,9 @@ async def _answer(child: asyncio.subprocess.Process) -> dict[str, Any]:
 async def _child(*argv: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, dict[str, Any]]]:
     """A process of this benchmark and its first answer; killed at the end."""
     pipe = asyncio.subprocess.PIPE
+    environment = {"GRPC_EXPERIMENTS": ENGINE} | os.environ if argv[0] == "serve" else None
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.fanin", *argv, stdin=pipe, stdout=pipe, limit=1 << 24
+        sys.executable, "-m", "bench.fanin", *argv, stdin=pipe, stdout=pipe, limit=1 << 24, env=environment
     )
     try:
         yield child, await _answer(child)

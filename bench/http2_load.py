@@ -1,4 +1,4 @@
-"""A load generator for unary gRPC calls that costs a tenth of what a server spends: pre-encoded HTTP/2 frames on asyncio.
+"""A load generator for unary gRPC calls that costs far less than a server spends: pre-encoded HTTP/2 frames.
 
 A client in grpc.aio needs more CPU per call than the server and would measure itself.
 """
@@ -18,7 +18,7 @@ _END_STREAM, _ACK, _END_HEADERS = 0x1, 0x1, 0x4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is sent again and again. `varying` is a header whose values are sent in turn, outside of the header table."""
+    """What is sent again and again; `varying` is a header whose values take turns, outside of the header table."""
 
     path: str
     body: bytes
@@ -82,8 +82,8 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         fixed = [
-            (":method", "POST"), (":scheme", scheme), (":path", request.path), (":authority", "bench"), ("te", "trailers"),
-            ("content-type", "application/grpc"), ("grpc-timeout", "30S"), *request.headers,
+            (":method", "POST"), (":scheme", scheme), (":path", request.path), (":authority", "bench"),
+            ("te", "trailers"), ("content-type", "application/grpc"), ("grpc-timeout", "30S"), *request.headers,
         ]  # fmt: skip
         # The first call fills the header table, the others refer to it: as gRPC's own clients do.
         self._first = b"".join(b"\x40" + _text(name) + _text(value) for name, value in fixed)

@@ -1,6 +1,7 @@
 """What the chassis costs: an echo through all middleware against a bare grpc.aio server, and what tracing adds.
 
-`python -m bench.rpc [--rounds N] [--seconds S]` prints JSON. Servers run on one core, the load on another, rounds interleaved.
+`python -m bench.rpc [--rounds N] [--seconds S]` prints JSON. Servers run on one core, the load on another, rounds
+take turns.
 """
 
 import argparse
@@ -169,7 +170,7 @@ async def _target(settings: Mapping[str, Any], otlp: str) -> AsyncIterator[Targe
 @asynccontextmanager
 async def _collector() -> AsyncIterator[str]:
     """An OTLP receiver that throws everything away, on the load's core."""
-    handler = grpc.unary_unary_rpc_method_handler(_discard)
+    handler: Any = grpc.unary_unary_rpc_method_handler(_discard)
     service = "opentelemetry.proto.collector.trace.v1.TraceService"
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": handler}),))

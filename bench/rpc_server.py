@@ -1,4 +1,4 @@
-"""The servers that bench.rpc loads, each a process of its own: bare grpc.aio, and the chassis with all its middleware."""
+"""The servers that bench.rpc loads, each a process: bare grpc.aio, and the chassis with all its middleware."""
 
 import asyncio
 import json
@@ -13,6 +13,7 @@ import uvloop
 from bench.echo import Echo, add_echo_to_server
 from chassis import logs, telemetry
 from chassis.access import Binding, PolicyReplica, PolicySnapshot
+from chassis.app import settle_heap
 from chassis.identity import Identity
 from chassis.rpc_metrics import RpcMetrics
 from chassis.server import Listener, Server
@@ -74,6 +75,7 @@ async def _full(signer: TokenSigner, credentials: Any) -> tuple[Any, int]:
         metrics=metrics,
     )
     await server.start()
+    settle_heap()  # as chassis.app does
     return server, server.ports["client"]
 
 

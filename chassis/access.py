@@ -68,6 +68,7 @@ class PolicyReplica:
         self._snapshot: PolicySnapshot | None = None
         self._listeners: list[Callable[[PolicySnapshot], None]] = []
         self.ready = asyncio.Event()
+        self.verify = self._tokens.verify  # the principal of a valid token, else Unauthenticated
 
     @property
     def revision(self) -> int:
@@ -119,12 +120,6 @@ class PolicyReplica:
                 log.warning("policy feed lost", error_class=type(error).__name__, retry_s=pause_s)
             pause_s = 0.2 if self.revision != before else min(pause_s * 2, 5.0)
             await (sleep or self._clock.sleep)(pause_s)
-
-    def verify(self, token: str) -> Principal:
-        """The principal of a valid token, else Unauthenticated."""
-        if self._snapshot is None:
-            raise Unavailable("POLICY_NOT_READY")
-        return self._tokens.verify(token)
 
     def allowed(self, principal: Principal, permission: str, resource: str) -> Decision:
         """Whether a principal has a permission on a resource or collection parent ("" = the organisation)."""

@@ -66,7 +66,7 @@ class Router(grpc.GenericRpcHandler):
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
         """The handler, or None for an unknown method."""
-        keep_metadata(details.invocation_metadata)  # a call has a task, and so a context, of its own
+        keep_metadata(details.invocation_metadata)
         return self._handlers.get(details.method)
 
 
@@ -75,8 +75,9 @@ def compile_handler(
 ) -> Handler:
     """The handler with all middleware around it, in as few steps as the method needs."""
     steps = [each.bind(method) for each in middleware]
-    leave = tuple(step.leave for step in reversed(steps) if step.leave)
-    finish = Finish(leave, domain, streams)
+    succeed = tuple(step.leave for step in reversed(steps) if step.leave)
+    fail = tuple(action for step in reversed(steps) for action in (step.recover, step.leave) if action)
+    finish = Finish(succeed, fail, domain, streams)
     decode = _decoder(handler.request_deserializer, method)
     if method.streams_requests:
         enter = tuple(step.enter for step in steps if step.enter)
@@ -95,6 +96,7 @@ def compile_handler(
 
 def _unary_unary(handler: Handler, method: Method, actions: tuple[Receive, ...], finish: "Finish") -> Any:
     inner: Any = handler.unary_unary
+    leave = finish.succeed
 
     async def serve(request: Any, context: Any) -> Any:
         call = Call(method, context)
@@ -113,7 +115,8 @@ def _unary_unary(handler: Handler, method: Method, actions: tuple[Receive, ...],
         if call.error is not None:
             return await finish(call)
         call.received = call.sent = 1
-        finish.succeed(call)
+        for step in leave:
+            step(call)
         return response
 
     return serve
@@ -204,10 +207,11 @@ class _Requests:
 class Finish:
     """The end of a call: runs what leaves, innermost first, and sends the error when there is one."""
 
-    __slots__ = ("_domain", "_leave", "_streams")
+    __slots__ = ("_domain", "_fail", "_streams", "succeed")
 
-    def __init__(self, leave: tuple[Leave, ...], domain: str, streams: set[Call]) -> None:
-        self._leave = leave
+    def __init__(self, succeed: tuple[Leave, ...], fail: tuple[Leave, ...], domain: str, streams: set[Call]) -> None:
+        self.succeed = succeed
+        self._fail = fail
         self._domain = domain
         self._streams = streams
 
@@ -215,10 +219,6 @@ class Finish:
         call.task = asyncio.current_task()
         if call.method.streams_responses:
             self._streams.add(call)
-
-    def succeed(self, call: Call) -> None:
-        for step in self._leave:
-            step(call)
 
     async def __call__(self, call: Call) -> None:
         self._streams.discard(call)
@@ -228,7 +228,7 @@ class Finish:
             call.error = call.cut_by
             if call.task is not None:
                 call.task.uncancel()
-        for step in self._leave:
+        for step in self.succeed if call.error is None else self._fail:
             step(call)
         if isinstance(call.error, LeptonError):
             await _abort(call.context, call.error, self._domain)

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -195,8 +196,15 @@ async def serve(config: Config, build: Callable[[Config, App], Awaitable[None]],
         app = App(config, resources, clock)
         await build(config, app)
         is_built = True
+        settle_heap()
         await app.run(stopping)
     log.info("stopped")
+
+
+def settle_heap() -> None:
+    """Keep what was loaded at start out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _guarded(name: str, run: Loop) -> None:

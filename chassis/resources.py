@@ -10,7 +10,8 @@ from chassis.requests import Claim
 from lepton.errors import Aborted, AlreadyExists
 from lepton.names import ResourceName, not_found
 
-_ATTEMPTS: Final = 16
+_ATTEMPTS: Final = 64
+"""How many writers of one resource may get in before us: a round that we lose is one that another has won."""
 
 
 class Resource(Protocol):
@@ -56,8 +57,16 @@ class Resources(Generic[N, R]):
             raise not_found(name)
         return found
 
-    async def create(self, name: N, resource: R, claim: Claim | None = None, *, beside: Sequence[Op] = ()) -> R | None:
-        """Stores a new resource and the request's answer at once; None when the request must be looked at again.
+    async def create(
+        self,
+        name: N,
+        resource: R,
+        claim: Claim | None = None,
+        *,
+        guard: Sequence[Compare] = (),
+        beside: Sequence[Op] = (),
+    ) -> R | None:
+        """Stores a new resource and the request's answer at once; None when the state has moved: look again.
 
         Raises AlreadyExists.
         """
@@ -68,7 +77,7 @@ class Resources(Generic[N, R]):
             raise AlreadyExists(f"{kind.upper()}_ALREADY_EXISTS", **facts)
         write = Put(key, resource.SerializeToString())
         done = await self._kv.txn(
-            [absent(key), *claim.guard],
+            [absent(key), *claim.guard, *guard],
             [write, *claim.record(resource, str(name)), *beside],  # type: ignore[arg-type]
         )
         if not done.succeeded:
@@ -110,10 +119,8 @@ class Resources(Generic[N, R]):
             if done.succeeded:
                 after.etag = f'"{done.revision}"'
                 return after
-            current = await self._kv.get(key)
-            if current is not None and current.mod_revision == entry.mod_revision:
-                raise Aborted("GUARD_FAILED", name=str(name))  # not the resource has moved: the guard does not hold
-        raise Aborted("WRITE_CONFLICT")
+            await self._check_moved(name, entry)
+        raise Aborted("WRITE_CONFLICT", name=str(name))
 
     async def delete(
         self,
@@ -126,17 +133,25 @@ class Resources(Generic[N, R]):
     ) -> R:
         """Deletes a resource that `check` does not object to. Raises NotFound, what `check` raises, Aborted."""
         key = self._key(name)
-        entry = await self._kv.get(key)
-        if entry is None:
-            raise not_found(name)
-        resource = self.of(entry)
-        if etag and etag != resource.etag:
-            raise Aborted("ETAG_MISMATCH", name=str(name), etag=resource.etag)
-        check(resource)
-        done = await self._kv.txn([mod(key, entry.mod_revision), *guard], [Delete(key), *beside])
-        if not done.succeeded:
-            raise Aborted("WRITE_CONFLICT", name=str(name))
-        return resource
+        for _ in range(_ATTEMPTS):
+            entry = await self._kv.get(key)
+            if entry is None:
+                raise not_found(name)
+            resource = self.of(entry)
+            if etag and etag != resource.etag:
+                raise Aborted("ETAG_MISMATCH", name=str(name), etag=resource.etag)
+            check(resource)
+            done = await self._kv.txn([mod(key, entry.mod_revision), *guard], [Delete(key), *beside])
+            if done.succeeded:
+                return resource
+            await self._check_moved(name, entry)
+        raise Aborted("WRITE_CONFLICT", name=str(name))
+
+    async def _check_moved(self, name: N, entry: Entry) -> None:
+        """After a transaction that failed: when the resource is as it was, it is the guard that does not hold."""
+        current = await self._kv.get(entry.key)
+        if current is not None and current.mod_revision == entry.mod_revision:
+            raise Aborted("GUARD_FAILED", name=str(name))
 
 
 def now() -> Timestamp:

@@ -35,7 +35,8 @@ class Steps:
 
     enter: Enter | None = None
     receive: Receive | None = None  # sees each request message
-    leave: Leave | None = None  # sees call.error and sets call.code
+    recover: Leave | None = None  # sees the calls that failed, before `leave`, and says what call.error is
+    leave: Leave | None = None  # sees every call
 
 
 class Middleware(Protocol):

@@ -38,7 +38,7 @@ class Authentication:
                 call.principal = verify(header[7:])
                 return
             if takes_peers and call.peer:
-                call.principal = Principal(name=call.peer)
+                call.principal = Principal(name=call.peer, is_peer=True)
                 return
             raise Unauthenticated("TOKEN_MISSING")
 

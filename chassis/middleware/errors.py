@@ -35,12 +35,10 @@ class Errors:
 
     def bind(self, method: Method) -> Steps:
         """The same for every method."""
-        return Steps(leave=self._leave)
+        return Steps(recover=self._recover)
 
-    def _leave(self, call: Call) -> None:
+    def _recover(self, call: Call) -> None:
         error = call.error
-        if error is None:
-            return
         if isinstance(error, (asyncio.CancelledError, grpc.aio.AbortError)):
             call.code = _code_of(call, error)
             return

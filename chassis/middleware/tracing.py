@@ -23,9 +23,11 @@ class Tracing:
         if method.is_infrastructure:
             return Steps()
         name = method.path[1:]
+        enter_trace = telemetry.enter_trace
 
         def enter(call: Call, _request: Any) -> None:
-            trace = telemetry.parse(call.traceparent) if call.traceparent else None
+            header = call.traceparent
+            trace = telemetry.parse(header) if header else None
             if trace is None or trace.is_sampled:
                 span = telemetry.start_span(name, trace, "server", {"rpc.system.name": "grpc", "rpc.method": name})
                 call.span = span
@@ -35,7 +37,7 @@ class Tracing:
                     trace = telemetry.unsampled()  # decided here, once, for everything below
             if trace is not None:
                 call.trace = trace
-                telemetry.enter_trace(trace)
+                enter_trace(trace)
 
         return Steps(enter=enter, leave=_leave)
 

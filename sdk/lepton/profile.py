@@ -3,6 +3,7 @@
 import os
 import tempfile
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
@@ -39,7 +40,7 @@ class Profile:
     """Where the profile lies; credentials are kept beside it."""
 
     @classmethod
-    def load(cls, path: Path | None = None) -> Self:
+    def load(cls, path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Self:
         """The profile in a file: the one given, else `LEPTON_PROFILE`, else the one in the state directory.
 
         `LEPTON_<ENDPOINT>` and `LEPTON_PROJECT` override single values. Raises FailedPrecondition (PROFILE_MISSING,
@@ -50,11 +51,11 @@ class Profile:
             document = tomllib.loads(file.read_text())
             endpoints = dict(document["endpoints"])
             for name in _ENDPOINTS:
-                endpoints[name] = os.environ.get(f"LEPTON_{name.upper()}") or endpoints.get(name, "")
+                endpoints[name] = environment.get(f"LEPTON_{name.upper()}") or endpoints.get(name, "")
             if unknown := set(endpoints) - set(_ENDPOINTS):
                 raise ValueError(f"unknown endpoint {min(unknown)!r}")
             trust_bundle = file.parent / document["tls"]["trust_bundle"]
-            project = os.environ.get("LEPTON_PROJECT") or document.get("defaults", {}).get("project", "")
+            project = environment.get("LEPTON_PROJECT") or document.get("defaults", {}).get("project", "")
         except FileNotFoundError as error:
             raise FailedPrecondition("PROFILE_MISSING", profile=str(file)) from error
         except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
@@ -85,6 +86,12 @@ def home() -> Path:
         if (folder / ".lepton" / FILE).is_file():
             return folder / ".lepton"
     return Path.home() / ".lepton"
+
+
+def choose_project(project: str) -> None:
+    """Make a project the default in the profile that `Profile.load()` finds; nothing else in it changes."""
+    file = _find()
+    write(file, Profile.load(file, environment={}).with_project(project))
 
 
 def write(path: Path, profile: Profile) -> None:

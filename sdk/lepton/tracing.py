@@ -108,6 +108,7 @@ class _Tracer:
 
 _tracer: Final = _Tracer()
 _current: ContextVar[Trace | None] = ContextVar("lepton_trace", default=None)
+enter_trace: Final = _current.set  # makes it the task's trace until the task ends
 
 
 @contextmanager
@@ -224,11 +225,6 @@ def traceparent() -> str:
     """The header for an outgoing call or for a record that continues this trace; empty outside of any trace."""
     trace = _current.get()
     return trace.traceparent if trace is not None else ""
-
-
-def enter_trace(trace: Trace | None) -> None:
-    """Make this the task's trace until the task ends."""
-    _current.set(trace)
 
 
 def is_tracing() -> bool:

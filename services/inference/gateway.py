@@ -1,6 +1,7 @@
 """Keeps the gateway's routes true: every deployment's replicas that answer, and the keys that sign tokens."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -19,6 +20,8 @@ from services.inference.store import DEPLOYMENTS, deployment_name_of, deployment
 log = logger(__name__)
 _SETTLE_S: Final = 0.02
 """Changes that come together are written together."""
+_TAKEOVER_S: Final = 0.25
+"""Envoy's worker threads follow a moment after its main thread, which is the one that can be asked."""
 
 
 def routes(served: Mapping[str, Deployment], workloads: Mapping[str, Workload]) -> Routes:
@@ -40,6 +43,7 @@ class GatewayFiles:
         self._deployments = deployments(kv)
         self._served: dict[str, Deployment] = {}
         self._workloads: dict[str, Workload] = {}
+        self._healthy_since: dict[str, dict[str, float]] = {}
         self._dirty = asyncio.Event()
         self._knows = {what: asyncio.Event() for what in ("deployments", "workloads", "tokens")}
 
@@ -56,7 +60,10 @@ class GatewayFiles:
             healthy = await EnvoyAdmin(self._gateway.directory).healthy()
         except OSError:
             return frozenset()
-        return frozenset(f"{each.host}:{each.port}" for each in healthy.get(model, ()))
+        now, before = time.monotonic(), self._healthy_since.get(model, {})
+        since = {f"{each.host}:{each.port}": now for each in healthy.get(model, ())}
+        self._healthy_since[model] = since = {address: before.get(address, now) for address in since}
+        return frozenset(address for address, began in since.items() if now - began >= _TAKEOVER_S)
 
     async def run(self) -> None:
         """Keeps the files true, for ever. What Envoy serves stays as it was until everything is known again."""

@@ -71,9 +71,10 @@ class Leader:
     async def _cycle(self, leadership: Leadership) -> float | None:
         """Plan and commit once; when to do so again even if nothing happens."""
         started, started_ns = monotonic(), time_ns()
-        planned = plan(self._ledger.snapshot(self._fence_s), self._clock.monotonic())
+        snapshot = self._ledger.snapshot(self._fence_s)
+        planned = plan(snapshot, self._clock.monotonic())
         CYCLES.observe(monotonic() - started)
-        PENDING.set(sum(each.value.state is State.PENDING for each in self._ledger.workloads.values()))
+        PENDING.set(sum(each.state is State.PENDING for each in snapshot.workloads.values()))
         if not planned.decisions:
             return planned.wake_at
         spans = self._spans(planned.decisions, started_ns)

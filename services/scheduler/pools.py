@@ -1,7 +1,7 @@
 """Pools and nodes as clients see them: documents from etcd, with what is used of them derived from the assignments."""
 
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from chassis.clock import Clock
@@ -17,7 +17,7 @@ from lepton.scheduler.v1 import node_pb2, pool_pb2, resources_pb2
 from lepton.scheduler.v1 import scheduler_service_pb2 as service
 from services.scheduler import convert, keys
 from services.scheduler.ledger import Ledger
-from services.scheduler.planner.capacity import Capacity, FreeNode
+from services.scheduler.planner.capacity import holdings
 
 ANY = "-"
 
@@ -59,13 +59,12 @@ class Pools:
         entry = await self._kv.get(keys.pool(name))
         if entry is None:
             raise not_found(name)
-        return self._pool(entry, self._free())
+        return self._pool(entry)
 
     async def list(self, request: service.ListPoolsRequest) -> service.ListPoolsResponse:
         """A page of pools."""
         page = await self._pager.page(keys.POOLS, request)
-        free = self._free()
-        pools = [self._pool(entry, free) for entry in page.entries]
+        pools = [self._pool(entry) for entry in page.entries]
         return service.ListPoolsResponse(pools=pools, next_page_token=page.next_page_token)
 
     async def delete(self, name: PoolName, etag: str) -> None:
@@ -86,13 +85,12 @@ class Pools:
         entry = await self._kv.get(keys.node(name))
         if entry is None:
             raise not_found(name)
-        return _node(entry, self._free())
+        return self._node(entry)
 
     async def list_nodes(self, request: service.ListNodesRequest) -> service.ListNodesResponse:
         """A page of nodes."""
         page = await self._pager.page(_prefix(request.parent), request)
-        free = self._free()
-        nodes = [_node(entry, free) for entry in page.entries]
+        nodes = [self._node(entry) for entry in page.entries]
         return service.ListNodesResponse(nodes=nodes, next_page_token=page.next_page_token)
 
     async def watch_nodes(self, request: service.WatchNodesRequest) -> AsyncGenerator[service.WatchNodesResponse, None]:
@@ -100,10 +98,9 @@ class Pools:
         response = service.WatchNodesResponse
         async with aclosing(changes(self._kv, _prefix(request.parent), request.revision)) as batches:
             async for batch in batches:
-                free = self._free()
                 for event in batch.events:
                     if event.entry is not None:
-                        node = _node(event.entry, free)
+                        node = self._node(event.entry)
                         yield response(event=response.CHANGED, node=node, revision=event.revision)
                     else:
                         pool, _, node_id = event.key.removeprefix(keys.NODES).partition("/")
@@ -112,40 +109,41 @@ class Pools:
                 if not batch.events:
                     yield response(event=response.BOOKMARK, revision=batch.revision)
 
-    def _free(self) -> Mapping[str, FreeNode]:
-        return Capacity.of(self._ledger.snapshot(0.0)).nodes
-
-    def _pool(self, entry: Entry, free: Mapping[str, FreeNode]) -> pool_pb2.Pool:
+    def _pool(self, entry: Entry) -> pool_pb2.Pool:
         pool = pool_pb2.Pool.FromString(entry.value)
         pool.etag = etag_at(entry.mod_revision)
         for record in self._ledger.nodes.values():
             if record.value.pool == pool.name:
                 pool.node_count += 1
                 _add(pool.capacity, record.proto.capacity)
-                _add(pool.allocated, _allocated(record.proto, free.get(record.proto.name)))
+                _add(pool.allocated, self._allocated(record.proto.name))
         return pool
+
+    def _node(self, entry: Entry) -> node_pb2.Node:
+        node = node_pb2.Node.FromString(entry.value)
+        node.etag = etag_at(entry.mod_revision)
+        node.allocated.CopyFrom(self._allocated(node.name))
+        return node
+
+    def _allocated(self, node: str) -> resources_pb2.Resources:
+        """What of a node is assigned, derived from the assignments that have slices on it."""
+        total = resources_pb2.Resources()
+        here = self._ledger.nodes.get(node)
+        if here is None:
+            return total
+        for workload in dict.fromkeys(record.proto.workload for record in self._ledger.on_node(node)):
+            generations = [record.value for record in self._ledger.assignments[workload].values()]
+            for assignment, held in holdings(generations, {node: here.value}):
+                demand = assignment.groups[held.group].demand
+                total.cpu_milli += demand.cpu_milli
+                total.memory_bytes += demand.memory_bytes
+                total.storage_bytes += demand.storage_bytes
+                total.device_milli += demand.device_milli
+        return total
 
 
 def _prefix(parent: str) -> str:
     return keys.NODES if parent == f"pools/{ANY}" else keys.nodes_of(PoolName.parse(parent, "parent"))
-
-
-def _node(entry: Entry, free: Mapping[str, FreeNode]) -> node_pb2.Node:
-    node = node_pb2.Node.FromString(entry.value)
-    node.etag = etag_at(entry.mod_revision)
-    node.allocated.CopyFrom(_allocated(node, free.get(node.name)))
-    return node
-
-
-def _allocated(node: node_pb2.Node, free: FreeNode | None) -> resources_pb2.Resources:
-    if free is None:
-        return resources_pb2.Resources()
-    return resources_pb2.Resources(
-        cpu_milli=node.capacity.cpu_milli - free.cpu_milli,
-        memory_bytes=node.capacity.memory_bytes - free.memory_bytes,
-        storage_bytes=node.capacity.storage_bytes - free.storage_bytes,
-        device_milli=node.capacity.device_milli - sum(free.devices.values()),
-    )
 
 
 def _add(total: resources_pb2.Resources, more: resources_pb2.Resources) -> None:

@@ -53,6 +53,40 @@ def observe(job: Job, workload: Workload, now: Timestamp) -> None:
         _explain_end(job, workload)
 
 
+def end_without_workload(job: Job, now: Timestamp) -> None:
+    """Ends a job that was cancelled before it had a workload, or whose workload an operator has deleted."""
+    if job.state in ENDED:
+        return
+    if job.state == Job.CANCELLING:
+        job.state, job.message = Job.CANCELLED, "stopped on request"
+    elif job.package:
+        # The package is the last that a run commits, and only a workload that has ended can be deleted.
+        job.state, job.message, job.progress.fraction = Job.SUCCEEDED, "", 1.0
+    else:
+        job.state, job.message = Job.FAILED, "its workload was deleted"
+        if not job.error.message:
+            job.error.CopyFrom(failure("its workload was deleted; submit the job again"))
+    job.end_time.CopyFrom(now)
+
+
+def refuse(job: Job, message: str, now: Timestamp) -> None:
+    """Fails a job that the scheduler will never take."""
+    if job.state in ENDED:
+        return
+    job.state, job.message = Job.FAILED, message
+    job.error.CopyFrom(failure(message))
+    job.end_time.CopyFrom(now)
+
+
+def note_failure(job: Job, generation: int, error: JobError) -> None:
+    """Takes down how a rank has failed: of each generation the failure that is told first.
+
+    It counts also when the workload's failure, which says less, has come before it.
+    """
+    if generation == job.generation and not job.error.log_tail and job.state not in {Job.SUCCEEDED, Job.CANCELLED}:
+        job.error.CopyFrom(error)
+
+
 def failure(message: str, *, rank: int = 0, log_tail: Sequence[str] = ()) -> JobError:
     """A failure of the user's program."""
     # `class` is a keyword of Python, so it cannot be an argument.

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
-from lepton.errors import LeptonError, NotFound
+from lepton.errors import FailedPrecondition, InvalidArgument, LeptonError, NotFound
 from lepton.internal.v1.run_report_pb2 import (
     RefusedEvent,
     ReportRunRequest,
@@ -16,12 +16,17 @@ from lepton.internal.v1.run_report_pb2 import (
 from lepton.internal.v1.run_report_pb2_grpc import RunReportServiceServicer
 from lepton.names import JobName
 from lepton.trainer.v1.job_pb2 import Job
+from services.trainer.commits import note_metrics
 from services.trainer.journal import Journals, Source
-from services.trainer.lifecycle import ENDED, failure
+from services.trainer.lifecycle import ENDED, failure, note_failure
 from services.trainer.runs import Runs
 from services.trainer.store import JobStore
 
 _LOG_TAIL: Final = 20
+_LINE: Final = 1000
+_MESSAGE: Final = 4000
+_REFUSALS: Final = (FailedPrecondition, InvalidArgument, NotFound)
+"""What a repeat will not mend; anything else ends the stream, and the agent sends again what was not answered."""
 
 
 class RunReportServicer(RunReportServiceServicer):
@@ -48,17 +53,18 @@ class RunReportServicer(RunReportServiceServicer):
         name = JobName.parse(batch.job, "job")
         try:
             job = await self._jobs.get(name)
-        except NotFound as error:
-            # The job was deleted: nothing of it is wanted any more, and the agent need not keep it.
-            answer.sequence = batch.events[-1].sequence
+            _check_opened(job, batch.generation)
+        except (NotFound, FailedPrecondition) as error:
+            # It was deleted, or is another of the same name: nothing is wanted, and the agent need not keep it.
+            answer.sequence = max(event.sequence for event in batch.events)
             answer.refused.extend(_refused(event, error) for event in batch.events)
             return answer
         for event in batch.events:
             try:
                 await self._commit(name, batch.generation, event)
-            except LeptonError as error:
+            except _REFUSALS as error:
                 answer.refused.append(_refused(event, error))
-        await self._note_progress(name, batch)
+        await self._note(name, batch)
         source = Source(generation=batch.generation, rank=batch.rank)
         # Last, so that whatever is acknowledged has had its effect: a repeat after a crash commits again, harmlessly.
         answer.sequence = await self._journals.of(job.uid).append(source, batch.events)
@@ -71,22 +77,27 @@ class RunReportServicer(RunReportServiceServicer):
         elif kind == "package":
             await self._runs.commit_package(name, generation, event.package)
 
-    async def _note_progress(self, name: JobName, batch: ReportRunRequest) -> None:
+    async def _note(self, name: JobName, batch: ReportRunRequest) -> None:
         measured = [event for event in batch.events if event.WhichOneof("event") == "measurement"]
         failed = [event.failure for event in batch.events if event.WhichOneof("event") == "failure"]
         if not measured and not failed:
             return
 
         def note(job: Job) -> None:
-            if job.state in ENDED or batch.generation < job.generation:
-                return
-            _apply_measurements(job, measured)
-            if failed and not job.error.message:
-                tail = list(failed[0].log_tail)[-_LOG_TAIL:]
-                job.error.CopyFrom(failure(failed[0].message, rank=batch.rank, log_tail=tail))
+            if job.state not in ENDED and batch.generation == job.generation:
+                _apply_measurements(job, measured)
+            if failed:
+                tail = [line[:_LINE] for line in failed[0].log_tail[-_LOG_TAIL:]]
+                error = failure(failed[0].message[:_MESSAGE], rank=batch.rank, log_tail=tail)
+                note_failure(job, batch.generation, error)
 
         with contextlib.suppress(NotFound):
             await self._jobs.change(name, note)
+
+
+def _check_opened(job: Job, generation: int) -> None:
+    if not 0 < generation <= job.generation:
+        raise FailedPrecondition("GENERATION_UNKNOWN", job=job.name, generation=str(generation))
 
 
 def _apply_measurements(job: Job, events: Sequence[RunEvent]) -> None:
@@ -99,9 +110,8 @@ def _apply_measurements(job: Job, events: Sequence[RunEvent]) -> None:
         job.progress.epoch = measured.epoch
         job.progress.fraction = measured.progress
         job.progress.time.CopyFrom(event.time)
-        for metric, value in measured.values.items():
-            job.metrics[metric] = value
         job.progress.samples_per_s = measured.values.get("samples_per_s", job.progress.samples_per_s)
+        note_metrics(job, measured.values)
 
 
 def _refused(event: RunEvent, error: LeptonError) -> RefusedEvent:

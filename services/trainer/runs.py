@@ -1,28 +1,27 @@
-"""Generations of a job: opening one fences those before it; only the newest commits checkpoints and the result."""
+"""Generations of a job: opening one fences those before it, so that only the newest commits."""
 
-import json
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from chassis.artifacts import ArtifactStore
-from chassis.kv import Delete, Op, Put, absent
-from chassis.resources import now
-from lepton.errors import Aborted, FailedPrecondition, InvalidArgument
+from chassis.kv import Op, Put, absent
+from lepton.errors import Aborted, FailedPrecondition, InvalidArgument, Unavailable
 from lepton.internal.v1.run_report_pb2 import (
     CheckpointWritten,
     PackageWritten,
-    RunCode,
     StartRunRequest,
     StartRunResponse,
 )
-from lepton.names import CheckpointName, JobName
+from lepton.names import JobName
 from lepton.trainer.v1.checkpoint_pb2 import Checkpoint
 from lepton.trainer.v1.job_pb2 import Job
+from services.trainer.commits import checkpoint_of, note_metrics, retention
 from services.trainer.lifecycle import ENDED
-from services.trainer.store import JobStore, checkpoints_prefix, runs_prefix
-from services.trainer.submission import training_spec
+from services.trainer.manifests import check_package, checkpoint_size
+from services.trainer.store import JobStore, checkpoint_key, run_key
+from services.trainer.submission import what_to_run
 
-_KEEP_LATEST: Final = 3
+_ATTEMPTS: Final = 64
 
 
 class Runs:
@@ -34,119 +33,103 @@ class Runs:
     async def start(self, request: StartRunRequest) -> StartRunResponse:
         """Opens a generation; every caller of one generation gets the same answer.
 
-        Raises NotFound, FailedPrecondition (GENERATION_STALE, JOB_ENDED).
+        Raises NotFound, InvalidArgument, FailedPrecondition (GENERATION_STALE, JOB_ENDED), Unavailable.
         """
         name = JobName.parse(request.job, "job")
-        checkpoints = await self._jobs.checkpoints(name)
-        answer = _what_to_run(await self._jobs.get(name), name, checkpoints[-1].manifest if checkpoints else "")
-        key = f"{runs_prefix(name)}{request.generation:08d}"
+        if request.generation < 1:
+            raise InvalidArgument("INVALID_FIELD", fields={"generation": "must be 1 or more"})
+        for _ in range(_ATTEMPTS):
+            job = await self._jobs.get(name)
+            check_current(job, request.generation)
+            await self._check_workload(name, request)
+            if (opened := await self._jobs.run(name, request.generation)) is not None:
+                return opened
+            try:
+                return await self._open(job, request.generation)
+            except Aborted:
+                continue  # another rank's agent opens it too, or the generation before it has just committed
+        raise Aborted("WRITE_CONFLICT", name=request.job)
 
-        def open_generation(job: Job) -> None:
-            _check_current(job, request.generation)
-            job.generation = request.generation
-            job.ClearField("error")
+    async def commit_checkpoint(self, name: JobName, generation: int, written: CheckpointWritten) -> None:
+        """Makes a checkpoint that lies whole in the store the job's newest. Repeated, it changes nothing.
+
+        Raises NotFound, FailedPrecondition (GENERATION_STALE, JOB_ENDED), InvalidArgument (MANIFEST_INVALID).
+        """
+        check_current(await self._jobs.get(name), generation)
+        size = await checkpoint_size(self._artifacts, name.project, written.manifest)
+        checkpoint = checkpoint_of(name, generation, written, size)
+        for _ in range(_ATTEMPTS):
+            job = await self._jobs.get(name)
+            kept = await self._jobs.checkpoints(name)
+            check_current(job, generation)
+            if kept and _is_told_already(kept[0], written):
+                return
+            try:
+                await self._commit(name, job, checkpoint, kept)
+            except Aborted:
+                continue
+            return
+        raise Aborted("WRITE_CONFLICT", name=str(name))
+
+    async def commit_package(self, name: JobName, generation: int, written: PackageWritten) -> None:
+        """Makes a model package the job's result. Raises what `commit_checkpoint` raises."""
+        check_current(await self._jobs.get(name), generation)
+        await check_package(self._artifacts, name.project, written.manifest)
+
+        def commit(job: Job) -> None:
+            check_current(job, generation)
+            job.package = written.manifest
+            note_metrics(job, written.metrics)
+
+        await self._jobs.change(name, commit)
+
+    async def _open(self, job: Job, generation: int) -> StartRunResponse:
+        name = JobName.parse(job.name)
+        kept = await self._jobs.checkpoints(name)
+        answer = what_to_run(job, kept[0].manifest if kept else "")
+        key = run_key(name, generation)
+
+        def open_generation(current: Job) -> None:
+            current.generation = generation
+            current.ClearField("error")
+            # What was done after the checkpoint is done again.
+            current.progress.step = min(current.progress.step, kept[0].step if kept else 0)
 
         def record(_job: Job) -> Sequence[Op]:
             return [Put(key, answer.SerializeToString())]
 
-        if (opened := await self._jobs.run(name, request.generation)) is not None:
-            return opened
-        try:
-            await self._jobs.change(name, open_generation, guard=[absent(key)], beside=record)
-        except Aborted:
-            # Another rank's agent opened it between our look and our write.
-            if (opened := await self._jobs.run(name, request.generation)) is not None:
-                return opened
-            raise
+        # With its etag: nothing was committed since the checkpoints were read.
+        await self._jobs.change(name, open_generation, etag=job.etag, guard=[absent(key)], beside=record)
         return answer
 
-    async def commit_checkpoint(self, name: JobName, generation: int, written: CheckpointWritten) -> Checkpoint:
-        """Makes a checkpoint that lies whole in the store the job's newest.
+    async def _commit(self, name: JobName, job: Job, checkpoint: Checkpoint, kept: Sequence[Checkpoint]) -> None:
+        def commit(current: Job) -> None:
+            current.checkpoint = checkpoint.name
+            note_metrics(current, checkpoint.metrics)
 
-        Raises NotFound, FailedPrecondition (GENERATION_STALE, JOB_ENDED), InvalidArgument (MANIFEST_INVALID).
-        """
-        size = await self._check_manifest(name, written.manifest)
-        checkpoint = Checkpoint(
-            name=str(CheckpointName(name.project, name.job, f"{written.step:012d}")),
-            step=written.step,
-            manifest=written.manifest,
-            generation=generation,
-            metrics=written.metrics,
-            size_bytes=size,
-            create_time=now(),
-        )
-        kept = await self._jobs.checkpoints(name)
+        def store(current: Job) -> Sequence[Op]:
+            put = Put(checkpoint_key(name, checkpoint.step), checkpoint.SerializeToString())
+            return [put, *retention(name, current, checkpoint, kept)]
 
-        def commit(job: Job) -> None:
-            _check_current(job, generation)
-            job.checkpoint = checkpoint.name
-            for metric, value in written.metrics.items():
-                job.metrics[metric] = value
+        await self._jobs.change(name, commit, etag=job.etag, beside=store)
 
-        def store(job: Job) -> Sequence[Op]:
-            keep = (job.checkpoint_policy.keep_latest or _KEEP_LATEST) - 1
-            older = [one for one in kept if one.step != checkpoint.step]
-            forgotten = older[: max(0, len(older) - keep)]
-            prefix = checkpoints_prefix(name)
-            return [
-                Put(f"{prefix}{checkpoint.step:012d}", checkpoint.SerializeToString()),
-                *(Delete(f"{prefix}{one.step:012d}") for one in forgotten),
-            ]
-
-        await self._jobs.change(name, commit, beside=store)
-        return checkpoint
-
-    async def commit_package(self, name: JobName, generation: int, written: PackageWritten) -> Job:
-        """Makes a model package the job's result. Raises what `start` raises, InvalidArgument."""
-        manifest = await self._read_json(name, written.manifest)
-        for digest in manifest.get("files", {}).values():
-            await self._artifacts.size(name.project, digest)
-
-        def commit(job: Job) -> None:
-            _check_current(job, generation)
-            job.package = written.manifest
-            for metric, value in written.metrics.items():
-                job.metrics[metric] = value
-
-        return await self._jobs.change(name, commit)
-
-    async def _check_manifest(self, name: JobName, digest: str) -> int:
-        """Every file of a checkpoint is there in its full size; the sum of the sizes."""
-        manifest = await self._read_json(name, digest)
-        try:
-            files = [(str(file["digest"]), int(file["size"])) for file in manifest["files"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidArgument("MANIFEST_INVALID", manifest=digest) from error
-        for file, size in files:
-            if await self._artifacts.size(name.project, file) != size:
-                raise InvalidArgument("MANIFEST_INVALID", manifest=digest, file=file)
-        return sum(size for _, size in files)
-
-    async def _read_json(self, name: JobName, digest: str) -> dict[str, Any]:
-        try:
-            document = json.loads(await self._artifacts.read(name.project, digest))
-        except ValueError as error:
-            raise InvalidArgument("MANIFEST_INVALID", manifest=digest) from error
-        if not isinstance(document, dict):
-            raise InvalidArgument("MANIFEST_INVALID", manifest=digest)
-        return document
+    async def _check_workload(self, name: JobName, request: StartRunRequest) -> None:
+        """Only the job's own workload runs it: any operator of any project may create one that names it."""
+        uid = await self._jobs.workload_uid(name)
+        if not uid:
+            raise Unavailable("RUN_NOT_READY", retry_after_s=0.1, job=request.job)
+        if uid != request.workload_uid:
+            raise FailedPrecondition("NOT_THE_WORKLOAD", job=request.job, workload_uid=request.workload_uid)
 
 
-def _what_to_run(job: Job, name: JobName, resume_manifest: str) -> StartRunResponse:
-    if job.HasField("recipe"):
-        return StartRunResponse(spec_json=training_spec(job).render().decode(), resume_manifest=resume_manifest)
-    bundle = job.bundle
-    return StartRunResponse(
-        spec_json=json.dumps({"project": name.project, "dataset": job.dataset}),
-        resume_manifest=resume_manifest,
-        code=RunCode(
-            digest=bundle.digest, entry_point=bundle.entry_point, argv=bundle.argv, environment=bundle.environment
-        ),
-    )
-
-
-def _check_current(job: Job, generation: int) -> None:
+def check_current(job: Job, generation: int) -> None:
+    """Raises FailedPrecondition when a newer generation is open, or the job is over."""
     if generation < job.generation:
         raise FailedPrecondition("GENERATION_STALE", job=job.name, newest=str(job.generation))
     if job.state in ENDED:
         raise FailedPrecondition("JOB_ENDED", job=job.name)
+
+
+def _is_told_already(newest: Checkpoint, written: CheckpointWritten) -> bool:
+    """Steps only rise within what a job keeps, so an older one is a repeat whose answer was lost."""
+    return newest.step > written.step or (newest.step == written.step and newest.manifest == written.manifest)

@@ -29,13 +29,28 @@ def job_key(name: JobName) -> str:
 
 
 def checkpoints_prefix(name: JobName) -> str:
-    """Below it lie a job's checkpoints by step."""
+    """Below it lie a job's checkpoints, the newest first."""
     return f"{ROOT}checkpoints/{name.project}/{name.job}/"
 
 
+def checkpoint_key(name: JobName, step: int) -> str:
+    """Where a checkpoint lies: the step is stored so that the newest comes first."""
+    return f"{checkpoints_prefix(name)}{999_999_999_999 - step:012d}"
+
+
 def runs_prefix(name: JobName) -> str:
-    """Below it lie the generations of a job that were opened."""
+    """Below it lie the generations of a job that were opened, and the uid of the workload that may open them."""
     return f"{ROOT}runs/{name.project}/{name.job}/"
+
+
+def run_key(name: JobName, generation: int) -> str:
+    """Where it lies what a generation was opened with."""
+    return f"{runs_prefix(name)}{generation:08d}"
+
+
+def workload_uid_key(name: JobName) -> str:
+    """Where the uid of a job's workload lies."""
+    return f"{runs_prefix(name)}workload"
 
 
 class JobStore(Resources[JobName, Job]):
@@ -50,14 +65,19 @@ class JobStore(Resources[JobName, Job]):
         return await self.delete(name, etag=etag, check=_check_ended, beside=beside)
 
     async def checkpoints(self, name: JobName) -> list[Checkpoint]:
-        """Every committed checkpoint, oldest first."""
+        """Every committed checkpoint, newest first."""
         page = await self._kv.list(checkpoints_prefix(name))
         return [Checkpoint.FromString(entry.value) for entry in page.entries]
 
     async def run(self, name: JobName, generation: int) -> StartRunResponse | None:
         """What a generation was opened with; None when it was not."""
-        entry = await self._kv.get(f"{runs_prefix(name)}{generation:08d}")
+        entry = await self._kv.get(run_key(name, generation))
         return None if entry is None else StartRunResponse.FromString(entry.value)
+
+    async def workload_uid(self, name: JobName) -> str:
+        """The uid of the workload that runs a job; empty while that is not known yet."""
+        entry = await self._kv.get(workload_uid_key(name))
+        return "" if entry is None else entry.value.decode()
 
 
 def _check_ended(job: Job) -> None:

@@ -1,24 +1,33 @@
 """A job as it is submitted: checked, completed, rendered as the specification that its ranks read; pure."""
 
+import json
 import uuid
 from dataclasses import fields
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lepton.errors import InvalidArgument
-from lepton.names import JobName
-from lepton.trainer.v1.job_pb2 import Job
+from lepton.internal.v1.run_report_pb2 import RunCode, StartRunResponse
+from lepton.names import JobName, PoolName, ProjectName
+from lepton.trainer.v1.job_pb2 import CodeBundle, Job
 from lepton.trainer.v1.trainer_service_pb2 import CreateJobRequest
 from services.trainer.worker.spec import TrainingSpec
+
+_FORBIDDEN: Final = ("LD_", "PYTHON")
+"""What decides how a program is loaded is not the user's to set."""
+_ELSEWHERE: Final = {"dataset": "job.dataset", "checkpoint_every_steps": "job.checkpoint_policy.every_steps"}
+"""Fields of a specification that a job does not have in its recipe."""
 
 
 def new_job(request: CreateJobRequest, trace_context: str, now: Timestamp) -> Job:
     """The job that a request asks for. Raises InvalidArgument naming the field that is wrong."""
-    name = JobName(project=_project(request.parent), job=request.job_id)
+    name = JobName(ProjectName.parse(request.parent, "parent").project, request.job_id)
     given = request.job
     if given.workers.max_count and given.workers.max_count < given.workers.count:
         raise InvalidArgument("INVALID_FIELD", fields={"job.workers.max_count": "must be 0 or at least workers.count"})
+    for index, pool in enumerate(given.pools):
+        PoolName.parse(pool, f"job.pools[{index}]")
     job = Job(
         name=str(name),
         uid=str(uuid.uuid4()),
@@ -40,8 +49,7 @@ def new_job(request: CreateJobRequest, trace_context: str, now: Timestamp) -> Jo
         training_spec(job)
     else:
         job.bundle.CopyFrom(given.bundle)
-        if ".." in given.bundle.entry_point.split("/"):
-            raise InvalidArgument("INVALID_FIELD", fields={"job.bundle.entry_point": "must not leave the bundle"})
+        _check_bundle(given.bundle)
     return job
 
 
@@ -67,12 +75,27 @@ def training_spec(job: Job) -> TrainingSpec:
     try:
         return TrainingSpec(**settings, seed=recipe.seed)
     except InvalidArgument as error:
-        placed = {f"job.recipe.{field}": what for field, what in error.fields.items()}
+        placed = {_ELSEWHERE.get(field, f"job.recipe.{field}"): what for field, what in error.fields.items()}
         raise InvalidArgument("INVALID_FIELD", fields=placed) from error
 
 
-def _project(parent: str) -> str:
-    collection, _, project = parent.partition("/")
-    if collection != "projects" or not project or "/" in project:
-        raise InvalidArgument("INVALID_NAME", fields={"parent": "must have the form projects/{project}"})
-    return project
+def what_to_run(job: Job, resume_manifest: str) -> StartRunResponse:
+    """What the ranks of a job are started with."""
+    if job.HasField("recipe"):
+        return StartRunResponse(spec_json=training_spec(job).render().decode(), resume_manifest=resume_manifest)
+    bundle = job.bundle
+    return StartRunResponse(
+        spec_json=json.dumps({"project": JobName.parse(job.name).project, "dataset": job.dataset}),
+        resume_manifest=resume_manifest,
+        code=RunCode(
+            digest=bundle.digest, entry_point=bundle.entry_point, argv=bundle.argv, environment=bundle.environment
+        ),
+    )
+
+
+def _check_bundle(bundle: CodeBundle) -> None:
+    if ".." in bundle.entry_point.split("/"):
+        raise InvalidArgument("INVALID_FIELD", fields={"job.bundle.entry_point": "must not leave the bundle"})
+    forbidden = sorted(name for name in bundle.environment if name.startswith(_FORBIDDEN))
+    if forbidden:
+        raise InvalidArgument("INVALID_FIELD", fields={"job.bundle.environment": f"must not set {forbidden[0]}"})

@@ -24,7 +24,7 @@ from lepton.client.service_accounts import ServiceAccounts
 from lepton.client.traces import read_trace
 from lepton.client.users import Users
 from lepton.client.workloads import Workloads
-from lepton.errors import Unauthenticated
+from lepton.errors import FailedPrecondition, Unauthenticated
 from lepton.names import DeploymentName
 from lepton.profile import Profile
 
@@ -140,7 +140,10 @@ class AsyncClient:
     ) -> "dict[str, Array]":
         """The outputs by name. `deployment` is its id, its whole name, or the model name that clients send."""
         if self._predictor is None:
-            from lepton.client.predict import Predictor  # NVIDIA's client is an extra: only who predicts needs it
+            try:
+                from lepton.client.predict import Predictor  # NVIDIA's client is an extra: only who predicts needs it
+            except ModuleNotFoundError as error:
+                raise FailedPrecondition("EXTRA_MISSING", extra="predict", package=str(error.name)) from error
 
             self._predictor = Predictor(self._calls)
         return await self._predictor.predict(self._model_name(deployment), inputs, outputs=outputs, timeout_s=timeout_s)

@@ -1,0 +1,5 @@
+"""`python -m lepton.cli`."""
+
+from lepton.cli import main
+
+main()

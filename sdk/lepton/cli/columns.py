@@ -1,0 +1,147 @@
+"""Which columns the tables of each kind of resource have."""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from lepton.cli.output import Column
+
+
+def _last(field: str = "name") -> Any:
+    return lambda each: getattr(each, field).rpartition("/")[2]
+
+
+def _field(field: str) -> Any:
+    return lambda each: str(getattr(each, field))
+
+
+def state(each: Any) -> str:
+    """The state's name."""
+    return str(each.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number[each.state].name)
+
+
+def _age(each: Any) -> str:
+    if not each.HasField("create_time"):
+        return "-"
+    return duration((datetime.now(UTC) - each.create_time.ToDatetime(tzinfo=UTC)).total_seconds())
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its two largest units."""
+    whole = max(0, int(seconds))
+    for unit, size, below, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // part}{below}"
+    return f"{whole}s"
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12]
+
+
+def _resources(each: Any) -> str:
+    return f"{each.cpu_milli / 1000:g} cpu, {each.memory_bytes / (1 << 30):g} GiB, {each.device_milli / 1000:g} dev"
+
+
+def _progress(job: Any) -> str:
+    return f"{100 * job.progress.fraction:.0f}%"
+
+
+def _metrics(each: Any) -> str:
+    chosen = [name for name in ("loss", "accuracy", "test_accuracy") if name in each.metrics]
+    return " ".join(f"{name}={each.metrics[name]:.4g}" for name in chosen) or "-"
+
+
+_NAME: Final = Column("NAME", _last())
+_FULL: Final = Column("RESOURCE", _field("name"), is_wide=True)
+_STATE: Final = Column("STATE", state)
+_AGE: Final = Column("AGE", _age)
+_MESSAGE: Final = Column("MESSAGE", _field("message"), is_wide=True)
+
+PROJECTS: Final = (_NAME, Column("DISPLAY NAME", _field("display_name")), _AGE)
+USERS: Final = (_NAME, Column("DISPLAY NAME", _field("display_name")), Column("DISABLED", _field("disabled")), _AGE)
+SERVICE_ACCOUNTS: Final = (_NAME, Column("RESOURCE", _field("name")), _AGE)
+ROLE_BINDINGS: Final = (
+    _NAME,
+    Column("ROLE", _last("role")),
+    Column("MEMBERS", lambda each: ", ".join(each.members)),
+    _FULL,
+    _AGE,
+)
+POOLS: Final = (
+    _NAME,
+    Column("CLASS", lambda each: each.Class.Name(getattr(each, "class"))),
+    Column("NODES", _field("node_count")),
+    Column("CAPACITY", lambda each: _resources(each.capacity)),
+    Column("ALLOCATED", lambda each: _resources(each.allocated)),
+    _AGE,
+)
+NODES: Final = (
+    _NAME,
+    Column("POOL", lambda each: each.name.split("/")[1]),
+    _STATE,
+    Column("DEVICES", lambda each: f"{len(each.devices)} {each.devices[0].model}" if each.devices else "0"),
+    Column("CAPACITY", lambda each: _resources(each.capacity)),
+    Column("ALLOCATED", lambda each: _resources(each.allocated)),
+    Column("ADDRESS", _field("address"), is_wide=True),
+    Column("AGENT", _field("agent_version"), is_wide=True),
+    _AGE,
+)
+WORKLOADS: Final = (
+    _NAME,
+    Column("KIND", lambda each: each.Kind.Name(each.kind)),
+    _STATE,
+    Column("SLICES", lambda each: str(len(each.slices))),
+    Column("GENERATION", _field("generation")),
+    Column("OWNER", _field("owner")),
+    Column("NODES", lambda each: ",".join(sorted({one.node.rpartition("/")[2] for one in each.slices})), is_wide=True),
+    Column("WHY PENDING", lambda each: each.PendingReason.Name(each.pending_reason), is_wide=True),
+    _MESSAGE,
+    _AGE,
+)
+JOBS: Final = (
+    _NAME,
+    _STATE,
+    Column("PROGRESS", _progress),
+    Column("METRICS", _metrics),
+    Column("WORKERS", lambda each: str(each.workers.count)),
+    Column("NODES", lambda each: ",".join(name.rpartition("/")[2] for name in each.nodes), is_wide=True),
+    Column("GENERATION", _field("generation"), is_wide=True),
+    Column("RESTARTS", _field("restarts"), is_wide=True),
+    Column("PACKAGE", lambda each: _short(each.package), is_wide=True),
+    _MESSAGE,
+    _AGE,
+)
+CHECKPOINTS: Final = (
+    _NAME,
+    Column("STEP", _field("step")),
+    Column("GENERATION", _field("generation")),
+    Column("BYTES", _field("size_bytes")),
+    Column("MANIFEST", lambda each: _short(each.manifest)),
+    Column("METRICS", _metrics),
+    _AGE,
+)
+MODELS: Final = (
+    _NAME,
+    Column("LATEST", _field("latest_version")),
+    Column("ALIASES", lambda each: ", ".join(f"{name}={each.aliases[name]}" for name in sorted(each.aliases)) or "-"),
+    _FULL,
+    _AGE,
+)
+VERSIONS: Final = (
+    Column("VERSION", _last()),
+    Column("PACKAGE", lambda each: _short(each.package)),
+    Column("METRICS", _metrics),
+    Column("JOB", lambda each: each.lineage.job),
+    _FULL,
+    _AGE,
+)
+DEPLOYMENTS: Final = (
+    _NAME,
+    _STATE,
+    Column("READY", lambda each: f"{each.ready_replicas}/{each.replicas}"),
+    Column("MODEL", lambda each: "@".join(each.model_version.split("/")[3::2])),
+    Column("MODEL NAME", _field("model_name")),
+    Column("GATEWAY", _field("gateway"), is_wide=True),
+    _MESSAGE,
+    _AGE,
+)

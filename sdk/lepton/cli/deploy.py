@@ -1,0 +1,69 @@
+"""`lepton deploy`."""
+
+import re
+from typing import Annotated, Final
+
+import typer
+
+from lepton.cli import exits
+from lepton.cli.columns import DEPLOYMENTS, state
+from lepton.cli.command import command
+from lepton.cli.shell import Shell
+from lepton.client import AsyncClient
+from lepton.client.deployments import SETTLED
+from lepton.client.models import LATEST
+from lepton.inference.v1.deployment_pb2 import Deployment
+
+app = typer.Typer()
+_MODEL: Final = re.compile(r"(?P<model>[^@:]+)(@(?P<version>\d+)|:(?P<alias>[^@:]+))?")
+
+
+@command(app, "deploy")
+async def deploy(
+    shell: Shell,
+    model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION|:ALIAS]", help="What to serve.")],
+    replicas: Annotated[int, typer.Option("--replicas", "-r", min=1, max=1000, help="How many servers.")] = 1,
+    name: Annotated[str, typer.Option(help="The deployment's id; default: the model's.")] = "",
+    pool: Annotated[list[str] | None, typer.Option(help="A pool it may run in; give several by preference.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until every replica answers.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.0, help="Seconds to wait; 0 = for ever.")] = 300.0,
+) -> int | None:
+    """Serve a model version on Triton behind the gateway.
+
+    lepton deploy digits --replicas 2 --wait
+
+    lepton deploy digits@3 --name digits-next
+    """
+    model_id, version = parse_model(model)
+    async with shell.client() as client:
+        found = await client.models.get_version(model_id, version)
+        deployment_id = name or found.name.split("/")[3]
+        created = await client.deployments.create(deployment_id, found.name, replicas=replicas, pools=pool or ())
+        if not wait:
+            shell.printer.one(created, DEPLOYMENTS)
+            return None
+        settled = await settle(shell, client, created.name, timeout)
+    shell.printer.one(settled, DEPLOYMENTS)
+    return exits.OK if settled.state == Deployment.READY else exits.FAILED
+
+
+async def settle(shell: Shell, client: AsyncClient, name: str, timeout_s: float) -> Deployment:
+    """The deployment when it is ready or has failed, telling what happens until then."""
+    said: list[str] = []
+
+    def look(each: Deployment) -> bool:
+        words = f"{state(each)}  {each.ready_replicas}/{each.replicas} ready  {each.message}".rstrip()
+        if words not in said[-1:]:
+            said.append(words)
+            shell.note(words)
+        return each.state in SETTLED and (each.state == Deployment.FAILED or each.ready_replicas >= each.replicas)
+
+    return await client.deployments.wait(name, until=look, timeout_s=timeout_s or None)
+
+
+def parse_model(text: str) -> tuple[str, str]:
+    """The model and the version, alias or `latest` that a user names."""
+    match = _MODEL.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} has not the form MODEL, MODEL@VERSION or MODEL:ALIAS")
+    return match["model"], match["version"] or match["alias"] or LATEST

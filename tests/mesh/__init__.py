@@ -1,0 +1,1 @@
+"""The whole mesh: real processes, started by the one-machine stack."""
