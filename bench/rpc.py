@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 from typing import Any, Final
 
 import grpc
@@ -31,6 +32,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 TARGETS: Final = {
     "full_vs_bare": 0.90,
     "full_mtls_vs_bare": 0.80,
+    "full_vs_bare_grpc_aio_client": 0.90,
+    "full_mtls_vs_bare_grpc_aio_client": 0.80,
     "traced_1pct_vs_untraced": 0.98,
 }
 _VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -51,6 +54,8 @@ class Target:
     process: psutil.Process
     request: Request
     tls: ssl.SSLContext | None
+    channel: grpc.aio.Channel
+    paired_rates: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     cpu_us: list[float] = field(default_factory=list)
     p50_us: list[float] = field(default_factory=list)
@@ -67,8 +72,14 @@ class Target:
         self.rates.append(full.rate)
         self.p50_us.append(full.percentile_us(0.5))
         self.p99_us.append(full.percentile_us(0.99))
+        self.paired_rates.append(await _paired(self.channel, self.request, seconds))
         alone = _checked(await load(self.port, self.request, seconds=seconds / 4, concurrency=1, tls=self.tls))
         self.alone_p50_us.append(alone.percentile_us(0.5))
+
+    def forget(self) -> None:
+        """Leave the warm-up out of the figures."""
+        for kept in (self.rates, self.paired_rates, self.cpu_us, self.p50_us, self.p99_us, self.alone_p50_us):
+            kept.clear()
 
     def _cpu_s(self) -> float:
         times = self.process.cpu_times()
@@ -79,6 +90,7 @@ class Target:
         return {
             "calls_per_s": round(median(self.rates)),
             "cpu_us_per_call": round(median(self.cpu_us), 1),
+            "calls_per_s_grpc_aio_client": round(median(self.paired_rates)),
             "p50_us": round(median(self.p50_us)),
             "p99_us": round(median(self.p99_us)),
             "p50_us_one_at_a_time": round(median(self.alone_p50_us)),
@@ -95,8 +107,7 @@ async def measure(rounds: int, seconds: float) -> dict[str, Any]:
         for target in targets.values():
             await target.round(0.4)
         for target in targets.values():
-            for kept in (target.rates, target.cpu_us, target.p50_us, target.p99_us, target.alone_p50_us):
-                kept.clear()
+            target.forget()
         names = list(targets)
         for number in range(rounds):
             for name in names if number % 2 == 0 else reversed(names):
@@ -111,6 +122,8 @@ def _report(targets: Mapping[str, Target], rounds: int, seconds: float) -> dict[
         "full_mtls_vs_bare_mtls": _ratio(targets["full_mtls"].rates, targets["bare_mtls"].rates),
         "traced_1pct_vs_untraced": _ratio(targets["full"].rates, targets["full_untraced"].rates),
         "traced_100pct_vs_untraced": _ratio(targets["full_100pct"].rates, targets["full_untraced"].rates),
+        "full_vs_bare_grpc_aio_client": _ratio(targets["full"].paired_rates, targets["bare"].paired_rates),
+        "full_mtls_vs_bare_grpc_aio_client": _ratio(targets["full_mtls"].paired_rates, targets["bare"].paired_rates),
         "cpu_full_vs_bare": _ratio(targets["full"].cpu_us, targets["bare"].cpu_us),
         "cpu_1pct_vs_untraced": _ratio(targets["full"].cpu_us, targets["full_untraced"].cpu_us),
     }
@@ -156,12 +169,14 @@ async def _target(settings: Mapping[str, Any], otlp: str) -> AsyncIterator[Targe
             headers=(("authorization", f"Bearer {hello['token']}"),),
             varying=("traceparent", [_traceparent(turn < settings["sampled"]) for turn in range(100)]),
         )
-        yield Target(
-            port=hello["port"],
-            process=psutil.Process(server.pid),
-            request=request,
-            tls=_context(hello) if settings["tls"] else None,
-        )
+        async with _channel(hello, with_tls=settings["tls"]) as channel:
+            yield Target(
+                port=hello["port"],
+                channel=channel,
+                process=psutil.Process(server.pid),
+                request=request,
+                tls=_context(hello) if settings["tls"] else None,
+            )
     finally:
         server.stdin.close()
         await server.wait()
@@ -184,6 +199,36 @@ async def _collector() -> AsyncIterator[str]:
 
 async def _discard(request: bytes, context: Any) -> bytes:  # noqa: ARG001
     return b""
+
+
+def _channel(hello: Mapping[str, Any], *, with_tls: bool) -> grpc.aio.Channel:
+    address = f"127.0.0.1:{hello['port']}"
+    if not with_tls:
+        return grpc.aio.insecure_channel(address)
+    pems = (hello[name].encode() for name in ("bundle", "key", "chain"))
+    return grpc.aio.secure_channel(
+        address, grpc.ssl_channel_credentials(*pems), [("grpc.ssl_target_name_override", "trainer")]
+    )
+
+
+async def _paired(channel: grpc.aio.Channel, request: Request, seconds: float) -> float:
+    """Calls per second of a grpc.aio client with sixteen in flight: client and server share the work, as in the mesh."""
+    call: Any = channel.unary_unary(request.path)
+    until, done = perf_counter() + seconds, 0
+    name, values = request.varying or ("", ("",))
+
+    async def caller() -> None:
+        nonlocal done
+        while perf_counter() < until:
+            metadata = (*request.headers, (name, values[done % len(values)]))
+            await call(request.body, timeout=30, metadata=metadata)
+            done += 1
+
+    started = perf_counter()
+    async with asyncio.TaskGroup() as callers:
+        for _ in range(16):
+            callers.create_task(caller())
+    return done / (perf_counter() - started)
 
 
 def _context(hello: Mapping[str, str]) -> ssl.SSLContext:

@@ -33,7 +33,7 @@ class Controller:
     """Leads when it can; while it leads, calls `reconcile` for every resource that may need something done.
 
     The resources are those under `prefix`, `name_of` gives the name that a key stands for. A workload belongs to the
-    resource that its `owner` names, if `owns` knows such names: such a name is looked at even when there is no resource.
+    resource that its `owner` names, if `owns` knows such names: it is looked at even when there is no such resource.
     A reconciliation that fails with a typed error is tried again.
     """
 

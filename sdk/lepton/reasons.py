@@ -56,6 +56,13 @@ TEXTS: Final[Mapping[str, str]] = {
     # The client's own side.
     "NOT_SIGNED_IN": "Nobody is signed in; run `lepton login`, or call sign_in first.",
     "PROJECT_MISSING": "No project is chosen; pass one, or set a default with `lepton projects use PROJECT`.",
+    "EXTRA_MISSING": "The package {package} is needed for this; install lepton-sdk[{extra}].",
+    "WAIT_TIMED_OUT": "{name} is not as wished yet ({state}); it goes on, so wait longer.",
+    "INPUT_INVALID": "{file} cannot be read as input: {problem}; give rows, or arrays by the inputs' names.",
+    "JOB_WITHOUT_PACKAGE": "The job {job} has produced no model; wait until it has succeeded.",
+    "TRACE_NOT_FOUND": "Nothing is known of the trace of {trace}; it may not be sampled, or not have arrived yet.",
+    "TRACES_NOT_CONFIGURED": "The profile names no trace collector; set `traces` in its [endpoints].",
+    "COLLECTOR_UNAVAILABLE": "The trace collector {collector} does not answer ({problem}); check that it runs.",
     "PROFILE_MISSING": "There is no profile at {profile}; start a stack with `lepton up`, or set LEPTON_PROFILE.",
     "PROFILE_INVALID": "The profile at {profile} cannot be read: {problem}; correct it, or write it with `lepton up`.",
     # Artifacts, data and models.

@@ -16,6 +16,7 @@ from services.inference.gateway import GatewayFiles
 from services.inference.gateway_identity import gateway_value, keep_certified, token_rules
 from services.inference.reconciler import Reconciler
 from services.inference.registry import Registry
+from services.inference.routing import GatewayRouting
 from services.inference.servicer import InferenceServicer
 from services.inference.store import LEADER, PAGE_KEY
 
@@ -33,7 +34,8 @@ async def build(config: InferenceConfig, app: App) -> None:
     app.access.on_change(lambda snapshot: files.use_tokens(token_rules(snapshot)))
     app.loop("write gateway files", files.run)
     election = Election(kv, LEADER, f"{socket.gethostname()}-{os.getpid()}", clock=app.clock)
-    reconciler = Reconciler(kv, election, ledger, registry, artifacts, files, config.export_pools)
+    routing = GatewayRouting.of(gateway.directory, app.clock)
+    reconciler = Reconciler(kv, election, ledger, registry, artifacts, routing, config.export_pools)
     app.loop("reconcile deployments", reconciler.run)
     served = Deployments(kv, registry, config.gateway.advertised or config.gateway.address)
     servicer = InferenceServicer(kv, registry, served, await Pager.open(kv, PAGE_KEY))

@@ -2,17 +2,17 @@
 
 import uuid
 
-from chassis.kv import KV
-from chassis.requests import Requests
+from chassis.kv import KV, Put, present
+from chassis.requests import Claim, Requests
 from chassis.resources import now
 from chassis.telemetry import traceparent
 from lepton.errors import FailedPrecondition, InvalidArgument
 from lepton.inference.v1 import inference_service_pb2 as pb
 from lepton.inference.v1.deployment_pb2 import Deployment
-from lepton.names import DeploymentName, ProjectName, VersionName, not_found
+from lepton.names import DeploymentName, PoolName, ProjectName, VersionName, not_found
 from services.inference.registry import Registry
 from services.inference.serving import model_name
-from services.inference.store import REQUESTS, deployments
+from services.inference.store import REQUESTS, deployments, served_key, version_key
 
 _CHANGEABLE = frozenset({"replicas"})
 
@@ -27,18 +27,32 @@ class Deployments:
 
     async def create(self, request: pb.CreateDeploymentRequest) -> Deployment:
         """A new deployment of a version, given by number, alias or `latest`. Raises AlreadyExists, NotFound."""
+        return await self._requests.once(request, Deployment, lambda claim: self._create(request, claim))
+
+    async def _create(self, request: pb.CreateDeploymentRequest, claim: Claim) -> Deployment | None:
         name = DeploymentName(ProjectName.parse(request.parent, "parent").project, request.deployment_id)
-        given = request.deployment
-        asked = VersionName.parse(given.model_version, "deployment.model_version")
+        asked = VersionName.parse(request.deployment.model_version, "deployment.model_version")
         if asked.project != name.project:
             raise not_found(asked)
-        version = await self._registry.get_version(given.model_version)
+        for index, pool in enumerate(request.deployment.pools):
+            PoolName.parse(pool, f"deployment.pools[{index}]")
+        version = VersionName.parse((await self._registry.get_version(str(asked))).name)
+        deployment = self._new(name, version, request.deployment)
+        return await self._deployments.create(
+            name,
+            deployment,
+            claim,
+            guard=[present(version_key(version))],
+            beside=[Put(served_key(version.parent), b"")],
+        )
+
+    def _new(self, name: DeploymentName, version: VersionName, given: Deployment) -> Deployment:
         stamp = now()
-        deployment = Deployment(
+        return Deployment(
             name=str(name),
             uid=str(uuid.uuid4()),
             display_name=given.display_name,
-            model_version=version.name,
+            model_version=str(version),
             replicas=given.replicas,
             pools=given.pools,
             priority=given.priority,
@@ -52,14 +66,11 @@ class Deployments:
             create_time=stamp,
             update_time=stamp,
         )
-        return await self._requests.once(
-            request, Deployment, lambda claim: self._deployments.create(name, deployment, claim)
-        )
 
     async def update(self, request: pb.UpdateDeploymentRequest) -> Deployment:
         """Changes how many replicas there are. Raises NotFound, InvalidArgument, FailedPrecondition, Aborted."""
         wanted = request.deployment
-        if unknown := set(request.update_mask.paths) - _CHANGEABLE:
+        if unknown := set(request.update_mask.paths) - _CHANGEABLE - {"*"}:
             problem = f"{min(unknown)} cannot be changed; only {', '.join(sorted(_CHANGEABLE))} can"
             raise InvalidArgument("INVALID_FIELD", fields={"update_mask": problem})
 

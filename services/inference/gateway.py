@@ -1,8 +1,8 @@
 """Keeps the gateway's routes true: every deployment's replicas that answer, and the keys that sign tokens."""
 
 import asyncio
-import time
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
@@ -13,15 +13,14 @@ from chassis.logs import logger
 from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.scheduler.v1.scheduler_service_pb2 import WatchWorkloadsResponse
 from lepton.scheduler.v1.workload_pb2 import Workload
-from services.inference.envoy import Endpoint, EnvoyAdmin, Gateway, Route, Routes, TokenRules, render, write
+from services.inference.envoy import Endpoint, Gateway, Route, Routes, TokenRules, render, write
 from services.inference.serving import endpoints, serving_name
 from services.inference.store import DEPLOYMENTS, deployment_name_of, deployments
 
 log = logger(__name__)
 _SETTLE_S: Final = 0.02
 """Changes that come together are written together."""
-_TAKEOVER_S: Final = 0.25
-"""Envoy's worker threads follow a moment after its main thread, which is the one that can be asked."""
+_RETRY_S: Final = 1.0
 
 
 def routes(served: Mapping[str, Deployment], workloads: Mapping[str, Workload]) -> Routes:
@@ -30,9 +29,16 @@ def routes(served: Mapping[str, Deployment], workloads: Mapping[str, Workload]) 
     for deployment in served.values():
         workload = workloads.get(str(serving_name(deployment)))
         if deployment.state != Deployment.DELETING and workload is not None:
-            addresses = tuple(map(Endpoint.parse, endpoints(workload)))
-            found.append(Route(model=deployment.model_name, endpoints=addresses))
+            found.append(Route(model=deployment.model_name, endpoints=tuple(_addresses(workload))))
     return Routes(routes=tuple(sorted(found, key=lambda route: route.model)))
+
+
+def _addresses(workload: Workload) -> Iterator[Endpoint]:
+    for address in endpoints(workload):
+        try:
+            yield Endpoint.parse(address)
+        except ValueError as error:  # one agent's mistake must not keep every other model's routes from being written
+            log.error("replica without an address", workload=workload.name, problem=str(error))
 
 
 class GatewayFiles:
@@ -43,27 +49,17 @@ class GatewayFiles:
         self._deployments = deployments(kv)
         self._served: dict[str, Deployment] = {}
         self._workloads: dict[str, Workload] = {}
-        self._healthy_since: dict[str, dict[str, float]] = {}
         self._dirty = asyncio.Event()
         self._knows = {what: asyncio.Event() for what in ("deployments", "workloads", "tokens")}
 
     def use_tokens(self, tokens: TokenRules) -> None:
-        """Accepts the tokens that these keys sign."""
-        if tokens != self._gateway.tokens:
+        """Accepts the tokens that these keys sign. Before the first policy nothing is written at all."""
+        if not is_complete(tokens):
+            log.error("a policy without issuer, audience or keys was left aside")
+        elif tokens != self._gateway.tokens:
             self._gateway = replace(self._gateway, tokens=tokens)
             self._knows["tokens"].set()
             self._dirty.set()
-
-    async def routed(self, model: str) -> frozenset[str]:
-        """The replicas (`host:port`) that Envoy sends a model's requests to now; none while it cannot be asked."""
-        try:
-            healthy = await EnvoyAdmin(self._gateway.directory).healthy()
-        except OSError:
-            return frozenset()
-        now, before = time.monotonic(), self._healthy_since.get(model, {})
-        since = {f"{each.host}:{each.port}": now for each in healthy.get(model, ())}
-        self._healthy_since[model] = since = {address: before.get(address, now) for address in since}
-        return frozenset(address for address, began in since.items() if now - began >= _TAKEOVER_S)
 
     async def run(self) -> None:
         """Keeps the files true, for ever. What Envoy serves stays as it was until everything is known again."""
@@ -102,6 +98,16 @@ class GatewayFiles:
             await asyncio.sleep(_SETTLE_S)
             self._dirty.clear()
             files = render(self._gateway, routes(self._served, self._workloads))
-            changed = await asyncio.to_thread(write, self._gateway.directory, files)  # fsync blocks
+            try:
+                changed = await asyncio.to_thread(write, self._gateway.directory, files)  # fsync blocks
+            except OSError as error:  # a full disk: Envoy goes on with what it has, and so does the rest of the service
+                log.error("gateway not configured", problem=str(error))
+                asyncio.get_running_loop().call_later(_RETRY_S, self._dirty.set)
+                continue
             if changed:
                 log.info("gateway configured", files=len(changed))
+
+
+def is_complete(tokens: TokenRules) -> bool:
+    """Whether a gateway with these rules can tell a good token from a bad one."""
+    return bool(tokens.issuer and tokens.audience and tokens.jwks and json.loads(tokens.jwks).get("keys"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Collection
 from typing import Final, Protocol
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -13,7 +14,7 @@ from chassis.kv import KV, Compare, Entry
 from chassis.logs import logger
 from chassis.resources import now
 from chassis.telemetry import span
-from lepton.errors import FailedPrecondition, NotFound
+from lepton.errors import FailedPrecondition, InvalidArgument, NotFound
 from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.inference.v1.model_pb2 import ModelVersion
 from lepton.models.package import GOLDEN
@@ -37,13 +38,14 @@ from services.inference.store import DEPLOYMENTS, deployment_name_of, deployment
 log = logger(__name__)
 _ROUTING_S: Final = 0.1
 _ENDED: Final = frozenset({Workload.SUCCEEDED, Workload.FAILED, Workload.CANCELLED})
+_ENDING: Final = _ENDED | {Workload.CANCELLING}
 
 
 class Workloads(WorkloadFeed, Protocol):
     """What the reconciler needs of the scheduler."""
 
-    async def create(self, request: CreateWorkloadRequest) -> Workload:
-        """Creates a workload; a repeat of the request gets the first answer."""
+    async def create(self, request: CreateWorkloadRequest) -> Workload | None:
+        """Creates a workload, or finds what has become of it: None when it is deleted already."""
         ...
 
     async def update(self, request: UpdateWorkloadRequest) -> Workload:
@@ -84,36 +86,54 @@ class Reconciler:
         self._gateway, self._export_pools = gateway, export_pools
         self._deployments = deployments(kv)
         self._controller = Controller(
-            kv, election, workloads, prefix=DEPLOYMENTS, name_of=_name_of, reconcile=self._reconcile
+            kv,
+            election,
+            workloads,
+            prefix=DEPLOYMENTS,
+            name_of=_name_of,
+            owns=_is_deployment,
+            reconcile=self._reconcile,
         )
 
     async def run(self) -> None:
         """Leads whenever it can, for ever."""
         await self._controller.run()
 
-    async def _reconcile(self, _name: str, entry: Entry | None, guard: Compare) -> None:
-        if entry is None:
+    async def _reconcile(self, name: str, entry: Entry | None, guard: Compare) -> None:
+        deployment = None if entry is None else self._deployments.of(entry)
+        await self._sweep(name, _wanted(deployment))
+        if deployment is None or deployment.state == Deployment.FAILED:
             return
-        deployment = self._deployments.of(entry)
         if deployment.state == Deployment.DELETING:
             await self._remove(deployment, guard)
-        elif deployment.state == Deployment.PREPARING:
-            await self._prepare(deployment, guard)
-        elif deployment.state != Deployment.FAILED:
-            await self._serve(deployment, guard)
+            return
+        try:
+            await (self._prepare if deployment.state == Deployment.PREPARING else self._serve)(deployment, guard)
+        except InvalidArgument as error:
+            # Neither the package nor what is asked of the scheduler will be another the next time.
+            await self._fail(deployment, str(error), guard)
 
     async def _prepare(self, deployment: Deployment, guard: Compare) -> None:
         version = await self._registry.get_version(deployment.model_version)
         workload = self._controller.workload(str(export_name(deployment)))
         if workload is None:
-            with span("inference.export", parent=deployment.trace_context, deployment=deployment.name):
-                workload = await self._workloads.create(export_request(deployment, version, self._export_pools))
-            log.info("export started", deployment=deployment.name, workload=workload.name)
-            workload = self._controller.remember(workload)
-        if onnx := exported(workload):
+            request = export_request(deployment, version, self._export_pools)
+            workload = await self._create(deployment, request, "inference.export")
+        if workload is None:
+            await self._fail(deployment, "the workload of its export was deleted", guard)
+        elif onnx := exported(workload):
             await self._write_repository(deployment, version, onnx, guard)
         elif workload.state in _ENDED:
             await self._fail(deployment, f"the export to ONNX failed: {workload.message or 'no file was made'}", guard)
+
+    async def _create(self, deployment: Deployment, request: CreateWorkloadRequest, step: str) -> Workload | None:
+        # A leader before us may have created it and died: the same request_id gets the same workload.
+        with span(step, parent=deployment.trace_context, deployment=deployment.name):
+            workload = await self._workloads.create(request)
+        if workload is None:
+            return None
+        log.info("workload created", deployment=deployment.name, workload=workload.name)
+        return self._controller.remember(workload)
 
     async def _write_repository(self, deployment: Deployment, version: ModelVersion, onnx: str, guard: Compare) -> None:
         project = DeploymentName.parse(deployment.name).project
@@ -137,12 +157,13 @@ class Reconciler:
 
     async def _serve(self, deployment: Deployment, guard: Compare) -> None:
         workload = self._controller.workload(str(serving_name(deployment)))
-        if workload is None and deployment.workload:
+        if workload is None and not deployment.workload:
+            request = serving_request(deployment, await self._golden(deployment))
+            workload = await self._create(deployment, request, "inference.start_replicas")
+        if workload is None:
             await self._fail(deployment, "the workload of its replicas was deleted", guard)
             return
-        if workload is None:
-            workload = await self._start(deployment)
-        elif workload.groups and workload.groups[0].min_count != deployment.replicas:
+        if workload.state not in _ENDING and workload.groups[0].min_count != deployment.replicas:
             workload = await self._scale(deployment)
         proved = frozenset(endpoints(workload))
         routed = await self._gateway.routed(deployment.model_name) if proved else frozenset()
@@ -155,13 +176,6 @@ class Reconciler:
             self._controller.look_again(deployment.name, _ROUTING_S)
         if changed.state != deployment.state:
             log.info("deployment changed", deployment=deployment.name, state=Deployment.State.Name(changed.state))
-
-    async def _start(self, deployment: Deployment) -> Workload:
-        golden = await self._golden(deployment)
-        with span("inference.start_replicas", parent=deployment.trace_context, deployment=deployment.name):
-            workload = await self._workloads.create(serving_request(deployment, golden))
-        log.info("replicas started", deployment=deployment.name, workload=workload.name)
-        return self._controller.remember(workload)
 
     async def _scale(self, deployment: Deployment) -> Workload:
         group = replica_group(deployment, await self._golden(deployment))
@@ -183,24 +197,38 @@ class Reconciler:
         await self._deployments.change(DeploymentName.parse(deployment.name), fail, guard=[guard])
 
     async def _remove(self, deployment: Deployment, guard: Compare) -> None:
-        """Ends the workloads, then the deployment; the gateway stops routing as soon as the state is DELETING."""
-        remaining = False
-        for name in (str(serving_name(deployment)), str(export_name(deployment))):
-            workload = self._controller.workload(name)
-            if workload is None:
-                continue
-            remaining = True
-            try:
-                if workload.state in _ENDED:
-                    await self._workloads.delete(name)
-                elif workload.state != Workload.CANCELLING:
-                    await self._workloads.cancel(name)
-            except (NotFound, FailedPrecondition) as error:
-                log.info("workload ends by itself", workload=name, reason=error.reason)
-        if not remaining:
+        """Deletes the deployment once nothing runs for it; the gateway stops routing as soon as it is DELETING."""
+        if not self._controller.owned(deployment.name):
             await self._deployments.delete(DeploymentName.parse(deployment.name), guard=[guard])
             log.info("deployment deleted", deployment=deployment.name)
+
+    async def _sweep(self, name: str, wanted: Collection[str]) -> None:
+        """Ends every workload of a deployment that is not wanted (any more), then deletes it."""
+        for workload in self._controller.owned(name):
+            if workload.name in wanted:
+                continue
+            try:
+                if workload.state in _ENDED:
+                    await self._workloads.delete(workload.name)
+                elif workload.state != Workload.CANCELLING:
+                    await self._workloads.cancel(workload.name)
+            except (NotFound, FailedPrecondition) as error:
+                log.info("workload ends by itself", workload=workload.name, reason=error.reason)
+
+
+def _wanted(deployment: Deployment | None) -> frozenset[str]:
+    if deployment is None or deployment.state == Deployment.DELETING:
+        return frozenset()
+    return frozenset((str(export_name(deployment)), str(serving_name(deployment))))
 
 
 def _name_of(key: str) -> str:
     return str(deployment_name_of(key))
+
+
+def _is_deployment(name: str) -> bool:
+    try:
+        DeploymentName.parse(name)
+    except InvalidArgument:
+        return False
+    return True

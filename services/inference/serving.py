@@ -35,6 +35,9 @@ NEXT: Final[Mapping["Deployment.State.ValueType", frozenset["Deployment.State.Va
 }
 """Where a deployment may go from where it is."""
 
+SERVING: Final = frozenset({Deployment.STARTING, Deployment.READY, Deployment.DEGRADED})
+"""The states in which a deployment is what its replicas are."""
+
 
 def model_name(name: DeploymentName) -> str:
     """The name that clients put into their requests: unique over all tenants, so that the gateway can route by it."""
@@ -118,6 +121,8 @@ def endpoints(workload: Workload) -> tuple[str, ...]:
 
 def observe(deployment: Deployment, workload: Workload, routed: Collection[str], now: Timestamp) -> None:
     """Brings the deployment to where its replicas are: ready are those that the gateway sends requests to."""
+    if deployment.state not in SERVING:
+        return  # it is being deleted, or cannot be served: that stands
     live = [piece for piece in workload.slices if piece.state not in _GONE]
     del deployment.replica_states[:]
     deployment.replica_states.extend(

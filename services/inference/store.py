@@ -36,6 +36,11 @@ def version_key(name: VersionName) -> str:
     return f"{versions_prefix(name.parent)}{99_999_999 - int(name.version):08d}"
 
 
+def served_key(name: ModelName) -> str:
+    """A mark that every deployment of a model renews when it is created, so that the model is not deleted meanwhile."""
+    return f"{ROOT}served/{name.project}/{name.model}"
+
+
 def deployments_prefix(project: ProjectName) -> str:
     """Below it lie a project's deployments."""
     return f"{DEPLOYMENTS}{project.project}/"

@@ -1,10 +1,11 @@
 """Uploads and downloads of artifacts: chunked, checked by digest, limited in size."""
 
+import asyncio
 import hashlib
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from chassis.artifacts import ArtifactStore
 from lepton.errors import InvalidArgument
@@ -29,10 +30,10 @@ class ArtifactServicer(ArtifactServiceServicer):
 
     async def UploadArtifact(self, request_iterator: AsyncIterator[UploadArtifactRequest], context: Any) -> Artifact:
         """Stores what is sent if it is what was announced."""
-        with tempfile.NamedTemporaryFile(prefix="lepton-upload-") as aside:
-            project = await self._receive(request_iterator, aside.file)
-            aside.flush()
-            digest = await self._artifacts.put_file(project.project, Path(aside.name))
+        with tempfile.TemporaryDirectory(prefix="lepton-upload-") as aside:
+            path = Path(aside) / "artifact"
+            project = await self._receive(request_iterator, path)
+            digest = await self._artifacts.put_file(project.project, path)
         return await self._artifact(ArtifactName(project.project, digest.removeprefix("sha256:")))
 
     async def GetArtifact(self, request: GetArtifactRequest, context: Any) -> Artifact:
@@ -44,21 +45,27 @@ class ArtifactServicer(ArtifactServiceServicer):
     ) -> AsyncIterator[DownloadArtifactResponse]:
         """Sends an artifact's bytes."""
         name = ArtifactName.parse(request.name)
-        data = await self._artifacts.read(name.project, f"sha256:{name.artifact}")
-        for begin in range(request.offset, len(data), _CHUNK):
-            yield DownloadArtifactResponse(data=data[begin : begin + _CHUNK])
+        # Verified as a whole before the first byte leaves, and never in memory as a whole.
+        with tempfile.TemporaryDirectory(prefix="lepton-download-") as aside:
+            path = Path(aside) / "artifact"
+            await self._artifacts.fetch_to(name.project, f"sha256:{name.artifact}", path)
+            with await asyncio.to_thread(path.open, "rb") as file:
+                file.seek(request.offset)
+                while data := await asyncio.to_thread(file.read, _CHUNK):
+                    yield DownloadArtifactResponse(data=data)
 
-    async def _receive(self, requests: AsyncIterator[UploadArtifactRequest], file: BinaryIO | Any) -> ProjectName:
+    async def _receive(self, requests: AsyncIterator[UploadArtifactRequest], path: Path) -> ProjectName:
         project: ProjectName | None = None
         expected, size, content = "", 0, hashlib.sha256()
-        async for chunk in requests:
-            if project is None:
-                project, expected = ProjectName.parse(chunk.parent, "parent"), chunk.digest
-            size += len(chunk.data)
-            if size > self._largest_bytes:
-                raise InvalidArgument("ARTIFACT_TOO_LARGE", limit_bytes=str(self._largest_bytes))
-            content.update(chunk.data)
-            file.write(chunk.data)
+        with await asyncio.to_thread(path.open, "wb") as file:
+            async for chunk in requests:
+                if project is None:
+                    project, expected = ProjectName.parse(chunk.parent, "parent"), chunk.digest
+                size += len(chunk.data)
+                if size > self._largest_bytes:
+                    raise InvalidArgument("ARTIFACT_TOO_LARGE", limit_bytes=str(self._largest_bytes))
+                await asyncio.to_thread(file.write, chunk.data)  # the disk may be slow
+                content.update(chunk.data)
         if project is None:
             raise InvalidArgument("INVALID_FIELD", fields={"parent": "the first message must name the project"})
         received = f"sha256:{content.hexdigest()}"

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,7 +47,7 @@ class Journal:
         async with self._using:
             return await asyncio.to_thread(self._file.read, offset)
 
-    async def follow(self, offset: int, ended: asyncio.Event) -> AsyncIterator[list[dict[str, Any]]]:
+    async def follow(self, offset: int, ended: asyncio.Event) -> AsyncGenerator[list[dict[str, Any]], None]:
         """Pages of lines after an offset, until `ended` is set and everything has been read."""
         while True:
             was_ended, grown = ended.is_set(), self._grown

@@ -66,7 +66,8 @@ class Reconciler:
             try:
                 workload = await self._create(job)
             except InvalidArgument as error:
-                await self._end(job, lambda current: refuse(current, str(error), now()), guard)
+                problem = str(error)
+                await self._end(job, lambda current: refuse(current, problem, now()), guard)
                 return
         if workload is None:
             await self._end(job, lambda current: end_without_workload(current, now()), guard)

@@ -1,7 +1,7 @@
 """The trainer's public methods: convert in, call, convert out."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -19,6 +19,7 @@ from lepton.trainer.v1 import trainer_service_pb2 as pb
 from lepton.trainer.v1.checkpoint_pb2 import Checkpoint
 from lepton.trainer.v1.job_pb2 import Job
 from lepton.trainer.v1.trainer_service_pb2_grpc import TrainerServiceServicer
+from services.trainer.endings import Endings
 from services.trainer.journal import Journals, log_line, metric_point
 from services.trainer.lifecycle import ENDED
 from services.trainer.store import (
@@ -39,6 +40,7 @@ class TrainerServicer(TrainerServiceServicer):
         self._kv, self._artifacts, self._journals, self._pager = kv, artifacts, journals, pager
         self._jobs = JobStore(kv)
         self._requests = Requests(kv, REQUESTS)
+        self._endings = Endings(kv)
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: Any) -> Job:
         """Submits a job."""
@@ -84,25 +86,27 @@ class TrainerServicer(TrainerServiceServicer):
         name = JobName.parse(request.parent, "parent")
         await self._jobs.get(name)
         listing = await self._pager.page(checkpoints_prefix(name), request)
-        found = [Checkpoint.FromString(entry.value) for entry in reversed(listing.entries)]
+        found = [Checkpoint.FromString(entry.value) for entry in listing.entries]
         return pb.ListCheckpointsResponse(checkpoints=found, next_page_token=listing.next_page_token)
 
     async def StreamLogs(self, request: pb.StreamLogsRequest, context: Any) -> AsyncIterator[pb.StreamLogsResponse]:
         """Streams output."""
         ranks = frozenset(request.ranks)
-        async for page in self._journal(request.name, request.offset, request.follow):
-            lines = [line for line in map(log_line, page) if line is not None and (not ranks or line.rank in ranks)]
-            if lines:
-                yield pb.StreamLogsResponse(lines=lines)
+        async with aclosing(self._journal(request.name, request.offset, request.follow)) as pages:
+            async for page in pages:
+                lines = [line for line in map(log_line, page) if line is not None and (not ranks or line.rank in ranks)]
+                if lines:
+                    yield pb.StreamLogsResponse(lines=lines)
 
     async def StreamMetrics(
         self, request: pb.StreamMetricsRequest, context: Any
     ) -> AsyncIterator[pb.StreamMetricsResponse]:
         """Streams measurements."""
-        async for page in self._journal(request.name, request.offset, request.follow):
-            points = [point for point in map(metric_point, page) if point is not None]
-            if points:
-                yield pb.StreamMetricsResponse(points=points)
+        async with aclosing(self._journal(request.name, request.offset, request.follow)) as pages:
+            async for page in pages:
+                points = [point for point in map(metric_point, page) if point is not None]
+                if points:
+                    yield pb.StreamMetricsResponse(points=points)
 
     async def _create(self, request: pb.CreateJobRequest, claim: Claim) -> Job | None:
         job = new_job(request, traceparent(), now())
@@ -112,28 +116,19 @@ class TrainerServicer(TrainerServiceServicer):
                 await self._artifacts.size(project, digest)  # NotFound before anything is written
         return await self._jobs.create(JobName.parse(job.name), job, claim)
 
-    async def _journal(self, text: str, offset: int, follow: bool) -> AsyncIterator[list[dict[str, Any]]]:
-        name = JobName.parse(text)
-        job = await self._jobs.get(name)
-        ended = asyncio.Event()
+    async def _journal(self, text: str, offset: int, follow: bool) -> AsyncGenerator[list[dict[str, Any]], None]:
+        job = await self._jobs.get(JobName.parse(text))
+        journal, ended = self._journals.of(job.uid), asyncio.Event()
         if not follow:
             ended.set()
-        watching = asyncio.create_task(self._set_when_ended(name, ended))
+        watching = asyncio.create_task(self._endings.wait_for(job, journal, ended))
         try:
-            async for page in self._journals.of(job.uid).follow(offset, ended):
-                yield page
+            async with aclosing(journal.follow(offset, ended)) as pages:
+                async for page in pages:
+                    yield page
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-
-    async def _set_when_ended(self, name: JobName, ended: asyncio.Event) -> None:
-        key = job_key(name)
-        async with aclosing(changes(self._kv, key, 0)) as batches:
-            async for batch in batches:
-                for event in batch.events:
-                    if event.key == key and (event.entry is None or self._jobs.of(event.entry).state in ENDED):
-                        ended.set()
-                        return
 
 
 def _ask_to_stop(job: Job) -> None:

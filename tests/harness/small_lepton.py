@@ -62,6 +62,7 @@ from tests.harness.pki import Authority
 from tests.harness.proxy import Proxy
 
 PASSWORD = "correct horse battery"
+CHUNK = 1 << 16
 _PUBLIC = {"SignIn", "RefreshSession", "GetJwks"}
 
 
@@ -213,6 +214,7 @@ class Faults(grpc.aio.ServerInterceptor):
                 leave = await enter(request)
                 async for answer in handler.unary_stream(request, context):
                     yield answer
+                    world.sent[method] += 1
                     leave()
             except LeptonError as error:
                 await context.abort_with_status(rpc_status.to_status(error.to_status(f"{service}.lepton")))
@@ -250,6 +252,7 @@ class SmallLepton:
         self.used_refresh_tokens: set[str] = set()
         self.answers_by_request_id: dict[str, Any] = {}
         self.calls: list[tuple[str, Any]] = []
+        self.sent: dict[str, int] = defaultdict(int)  # messages of streams
         self.headers: list[tuple[str, dict[str, Any]]] = []
         self._faults: dict[str, list[tuple[LeptonError | None, LeptonError | None]]] = defaultdict(list)
         self._numbers = itertools.count(1)
@@ -542,8 +545,8 @@ class Artifacts(_Servicer, artifact_service_pb2_grpc.ArtifactServiceServicer):
 
     async def DownloadArtifact(self, request: Any, context: Any) -> AsyncIterator[Any]:
         data = self._data(request.name)
-        for begin in range(request.offset, len(data), 1000):
-            yield artifact_service_pb2.DownloadArtifactResponse(data=data[begin : begin + 1000])
+        for begin in range(request.offset, len(data), CHUNK):
+            yield artifact_service_pb2.DownloadArtifactResponse(data=data[begin : begin + CHUNK])
 
     def _data(self, name: str) -> bytes:
         if name not in self.world.artifacts:

@@ -182,6 +182,19 @@ def test_a_node_that_returns_within_the_fence_costs_nothing() -> None:
     assert world.workloads["w"].generation == 1
 
 
+def test_a_slice_that_succeeded_in_a_nodes_former_life_does_not_hold_up_its_replacement_there() -> None:
+    world = World(node("a", 2))
+    world.submit(workload("w", group(2), kind=Kind.BATCH))
+    world.settle()
+    world.report("w", 0, SliceState.SUCCEEDED)
+    world.restore(replace(node("a", 2), session="another life"))
+    world.settle()
+    assert world.workloads["w"].generation == 2
+    world.report("w", 1, SliceState.SUCCEEDED)
+    world.settle()
+    assert world.state("w")[0] is State.SUCCEEDED
+
+
 def test_backoff_grows_with_restarts() -> None:
     world = World(node("a", 1))
     world.submit(workload("w", max_restarts=9))

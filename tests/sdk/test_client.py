@@ -21,7 +21,7 @@ from lepton.errors import (
 )
 from lepton.scheduler.v1.node_pb2 import Node
 from lepton.trainer.v1.job_pb2 import Job, Recipe, Workers
-from tests.harness.small_lepton import PASSWORD, SmallLepton
+from tests.harness.small_lepton import CHUNK, PASSWORD, SmallLepton
 from tests.harness.wait import until
 
 JOB = Job(recipe=Recipe(name="image_classifier"), workers=Workers(count=2))
@@ -233,7 +233,7 @@ async def test_artifacts_go_up_in_chunks_and_come_back_verified(
     assert world.count("UploadArtifact") == 1
     world.fail("DownloadArtifact", Unavailable("DRAINING"), after=True, times=3)
     assert await client.artifacts.download(artifact.digest) == data
-    assert [request.offset for request in world.requests("DownloadArtifact")] == [0, 1000, 2000, 3000]
+    assert [request.offset for request in world.requests("DownloadArtifact")] == [0, CHUNK, 2 * CHUNK, 3 * CHUNK]
     await client.artifacts.download_to(artifact.name, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == data
     world.artifacts[artifact.name] = b"damaged"

@@ -1,43 +1,40 @@
-"""A trace drawn as a tree."""
+"""The tree in which a trace is shown."""
 
 from typing import Any
 
 from lepton.trace_tree import render
 
 
-def span(
-    span_id: str, parent_id: str, service: str, name: str, start_ms: int, end_ms: int, **more: Any
-) -> dict[str, Any]:
-    found = {"span_id": span_id, "parent_id": parent_id, "service": service, "name": name, "is_error": False}
-    return {**found, "start_ns": start_ms * 1_000_000, "end_ns": end_ms * 1_000_000, "attributes": {}, **more}
+def span(name: str, service: str, parent: str = "", start_ms: int = 0, end_ms: int = 10, **more: Any) -> dict[str, Any]:
+    spans = {"trace_id": "1" * 32, "span_id": name, "parent_id": parent, "service": service, "name": name}
+    times = {"start_ns": start_ms * 1_000_000, "end_ns": end_ms * 1_000_000}
+    return {**spans, **times, "kind": "server", "is_error": False, "attributes": {}, **more}
 
 
-def test_children_stand_under_their_parent_in_order_of_time() -> None:
+def test_a_trace_is_a_tree_with_times() -> None:
     spans = [
-        span("c", "a", "agent", "start", 20, 30),
-        span("a", "", "cli", "demo", 0, 100),
-        span("b", "a", "trainer", "CreateJob", 10, 15, is_error=True),
-        span("d", "c", "rank", "train", 25, 29, attributes={"lepton.rank": 3}),
+        span("run", "rank", "place", 40, 900, attributes={"lepton.rank": 1}),
+        span("train", "lepton-cli", "", 0, 1000),
+        span("place", "scheduler", "CreateJob", 30, 35),
+        span("CreateJob", "trainer", "train", 10, 20),
+        span("predict", "gateway", "train", 950, 990, is_error=True),
     ]
-    lines = [line.split("  ")[0].rstrip() for line in render(spans).splitlines()]
-    assert render(spans).splitlines()[0].startswith("cli: demo")
-    assert "trainer: CreateJob ✗" in render(spans).splitlines()[1]
-    assert "rank 3: train" in render(spans).splitlines()[3]
-    assert len(lines) == 4
-
-
-def test_a_span_whose_parent_is_missing_stands_at_the_top() -> None:
-    assert render([span("x", "gone", "auth", "SignIn", 0, 1)]).startswith("auth: SignIn")
+    assert render(spans).splitlines() == [
+        "lepton-cli: train            1000.0 ms  at +0.000 s",
+        " ├─ trainer: CreateJob         10.0 ms  at +0.010 s",
+        " │  └─ scheduler: place         5.0 ms  at +0.030 s",
+        " │     └─ rank 1: run         860.0 ms  at +0.040 s",
+        " └─ gateway: predict ✗         40.0 ms  at +0.950 s",
+    ]
 
 
 def test_many_alike_are_drawn_together() -> None:
-    spans = [span("a", "", "rank", "train", 0, 100)]
-    spans += [span(f"e{index}", "a", "rank", "epoch", index, index + 1) for index in range(20)]
-    drawn = render(spans).splitlines()
-    assert len(drawn) == 2
-    assert "epoch × 20" in drawn[1]
-    assert "20.0 ms" in drawn[1]
+    spans = [span("train", "cli", "", 0, 100)] + [
+        {**span("poll", "cli", "train", number, number + 2), "span_id": f"poll-{number}"} for number in range(6)
+    ]
+    assert [line.split("  ")[0] for line in render(spans).splitlines()] == ["cli: train", " └─ cli: poll × 6"]
 
 
-def test_nothing_is_drawn_of_nothing() -> None:
+def test_what_has_no_parent_here_stands_at_the_top() -> None:
+    assert len(render([span("a", "x", "lost"), span("b", "y", "", 5)]).splitlines()) == 2
     assert render([]) == ""

@@ -1,5 +1,6 @@
 """Prints resources as the user wishes: a table, a wide one, JSON, YAML, or names only."""
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _UNLIMITED: Final = 4096  # columns of what is no terminal: nothing is cut off for the next program
 
@@ -95,12 +97,13 @@ class Printer:
         for column in shown:
             table.add_column(column.title, no_wrap=True, overflow="ellipsis" if is_cut else "ignore")
         for each in resources:
-            table.add_row(*(_plain(column.value(each)) for column in shown))
+            table.add_row(*(Text(column.value(each)) for column in shown))
         if is_cut:
             self._console.print(table)
             return
-        with self._console.capture() as captured:
-            self._console.print(table, width=_UNLIMITED, crop=False, soft_wrap=False)
+        wide = Console(file=io.StringIO(), width=_UNLIMITED, highlight=False)
+        with wide.capture() as captured:
+            wide.print(table)
         for line in captured.get().splitlines():
             self._console.out(line.rstrip(), highlight=False)
 
@@ -113,9 +116,3 @@ def as_dict(resource: Message) -> dict[str, Any]:
 def name_of(resource: Any) -> str:
     """The resource's name."""
     return str(resource.name)
-
-
-def _plain(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text)

@@ -58,7 +58,7 @@ _CODES: Final = ", ".join(f"{code} {meaning}" for code, meaning in exits.MEANING
 _EPILOG: Final = f"""
 [bold]A first tour[/bold]
 
-    lepton up                                                  start everything
+    lepton up
     lepton login --user admin --password-file .lepton/secrets/admin-password
     lepton projects create acme && lepton projects use acme
     lepton train image_classifier --data digits --workers 4 --name digits
@@ -69,9 +69,9 @@ _EPILOG: Final = f"""
 
 [bold]For scripts[/bold]
 
-    lepton jobs list -o json        every command has -o table|wide|json|yaml|name
-    LEPTON_API_KEY=.. lepton ..     signs in for one command
-    lepton --install-completion     completes commands and options in your shell
+    lepton jobs list -o json      also: table, wide, yaml, name
+    LEPTON_API_KEY=.. lepton ..   signs in for one command
+    lepton --install-completion   completes commands in your shell
 
 [bold]Exit codes[/bold]: {_CODES}. Errors say what happened, their reason, and what to try.
 """

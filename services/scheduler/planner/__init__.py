@@ -60,8 +60,9 @@ class _Cycle:
                 return None  # nothing is left of it: it starts again from nothing once the old slices have stopped
         verdict.state = State.ASSIGNED
         slices = _number(need.kept, spots)
-        sessions = {spot.node: self._snapshot.nodes[spot.node].session for spot in spots}
-        sessions |= {each.node: wanted.sessions[each.node] for each in need.kept} if wanted else {}
+        # A slice that is kept and still runs is on its node's present session; one that has ended needs none.
+        sessions = {each.node: wanted.sessions[each.node] for each in need.kept} if wanted else {}
+        sessions |= {spot.node: self._snapshot.nodes[spot.node].session for spot in spots}
         verdict.slices = slices
         return Placement(
             pool=pool,
