@@ -34,10 +34,12 @@ class DemoFailed(Exception):
 
 async def tell(profile: Profile, home: Home, source: str, show: Show) -> dict[str, Any]:
     """Tells the whole story and returns the report."""
-    with show.step("sign_in", "sign in: a project, a user, a service account, a short-lived token"):
-        await _sign_in(profile, home, show)
     async with AsyncClient.open(profile, project=PROJECT) as client:
         with tracing.span("demo", parent=None) as root:
+            with show.step("sign_in", "sign in: a project, a user, a service account, a short-lived token"):
+                key = await _sign_in(profile, home, show)
+                session = await client.sign_in(api_key=key)
+                show.note(f"signed in as {session.principal} by API key; the token lives 5 minutes")
             with show.step("nodes", "see the nodes that have joined"):
                 nodes = await _nodes(client, show)
             with show.step("train", f"train on {source}: a gang of {WORKERS} on 2 nodes"):
@@ -66,7 +68,8 @@ async def tell(profile: Profile, home: Home, source: str, show: Show) -> dict[st
     }
 
 
-async def _sign_in(profile: Profile, home: Home, show: Show) -> None:
+async def _sign_in(profile: Profile, home: Home, show: Show) -> str:
+    """Makes the principals of this run; the API key of its service account."""
     password = await asyncio.to_thread(home.admin_password.read_text)
     async with AsyncClient.open(profile, project=PROJECT) as admin:
         await admin.sign_in(user="admin", password=password.strip())
@@ -83,8 +86,7 @@ async def _sign_in(profile: Profile, home: Home, show: Show) -> None:
         key = await admin.api_keys.create(account, "demo")
         await admin.sign_in(user=account, password=user_password)
         show.note(f"signed in as {(await admin.caller()).principal} by password")
-        session = await admin.sign_in(api_key=key.secret)
-        show.note(f"signed in as {session.principal} by API key; the token lives 5 minutes")
+    return key.secret
 
 
 async def _nodes(client: AsyncClient, show: Show) -> int:

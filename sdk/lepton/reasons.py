@@ -86,6 +86,9 @@ TEXTS: Final[Mapping[str, str]] = {
     # Watches, generations and leaders.
     "REVISION_COMPACTED": "The history since revision {revision} is gone; list the resources and watch from there.",
     "GENERATION_STALE": "A newer run of {job} has started; this one must end.",
+    "GENERATION_UNKNOWN": "No run {generation} of {job} was opened; open it before anything of it is reported.",
+    "RUN_NOT_READY": "The workload of {job} is not known to the trainer yet; try again shortly.",
+    "NOT_THE_WORKLOAD": "{job} is not run by the workload {workload_uid}; only its own workload may open its runs.",
     "GUARD_FAILED": "This replica no longer leads; try again, the present leader will act.",
     # Jobs, models and deployments.
     "JOB_ENDED": "The job {job} is over; create a new one.",

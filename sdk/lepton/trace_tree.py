@@ -32,8 +32,8 @@ def _rows(
         branch = "" if parent == "" and not indent else ("└─ " if is_last else "├─ ")
         below = indent + ("" if not branch else ("   " if is_last else "│  "))
         rows.append((f"{indent}{branch}{_label(group)}", _times(group, origin)))
-        if len(group) == 1:
-            rows += _rows(children, group[0]["span_id"], below or " ", origin)
+        # Of many alike, the first stands for what lies under each.
+        rows += _rows(children, group[0]["span_id"], below or " ", origin)
     return rows
 
 

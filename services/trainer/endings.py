@@ -22,12 +22,11 @@ class Endings:
     def __init__(self, kv: KV) -> None:
         self._kv = kv
 
-    async def wait_for(self, job: Job, journal: Journal, ended: asyncio.Event) -> None:
-        """Sets `ended` once nothing more is to come."""
+    async def of(self, job: Job, journal: Journal) -> None:
+        """Returns once nothing more is to come."""
         last = await self._over(job)
         if last is not None and last.state == Job.FAILED:
             await _last_words(last, journal)
-        ended.set()
 
     async def _over(self, job: Job) -> Job | None:
         """The job once it has ended; None when it was deleted."""

@@ -119,16 +119,20 @@ class TrainerServicer(TrainerServiceServicer):
     async def _journal(self, text: str, offset: int, follow: bool) -> AsyncGenerator[list[dict[str, Any]], None]:
         job = await self._jobs.get(JobName.parse(text))
         journal, ended = self._journals.of(job.uid), asyncio.Event()
-        if not follow:
-            ended.set()
-        watching = asyncio.create_task(self._endings.wait_for(job, journal, ended))
+        watching = asyncio.create_task(self._endings.of(job, journal)) if follow else asyncio.create_task(_at_once())
+        watching.add_done_callback(lambda _: ended.set())  # also when it fails: a stream must end
         try:
             async with aclosing(journal.follow(offset, ended)) as pages:
                 async for page in pages:
                     yield page
+            await watching
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+
+
+async def _at_once() -> None:
+    """Nothing is waited for."""
 
 
 def _ask_to_stop(job: Job) -> None:

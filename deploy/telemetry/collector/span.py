@@ -36,6 +36,7 @@ def read_spans(resources: Iterable[ResourceSpans]) -> Iterator[Span]:
     for resource in resources:
         of_resource = _attributes(resource.resource.attributes)
         service = str(of_resource.get("service.name", "unknown"))
+        ours = {key: value for key, value in of_resource.items() if key.startswith("lepton.")}
         for scope in resource.scope_spans:
             for span in scope.spans:
                 yield Span(
@@ -48,7 +49,7 @@ def read_spans(resources: Iterable[ResourceSpans]) -> Iterator[Span]:
                     start_ns=span.start_time_unix_nano,
                     end_ns=span.end_time_unix_nano,
                     is_error=span.status.code == Status.STATUS_CODE_ERROR,
-                    attributes=_attributes(span.attributes),
+                    attributes={**ours, **_attributes(span.attributes)},
                 )
 
 
