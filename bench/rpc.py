@@ -26,6 +26,7 @@ import uvloop
 
 from bench.echo import SERVICE, PingMessage
 from bench.http2_load import Load, Request, load
+from chassis import GRPC_EXPERIMENTS
 
 CORES: Final = sorted(os.sched_getaffinity(0))  # before this process confines itself to one
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -164,10 +165,8 @@ def _checked(result: Load) -> Load:
 @asynccontextmanager
 async def _target(settings: Mapping[str, Any], otlp: str) -> AsyncIterator[Target]:
     chosen = {**settings, "otlp": otlp if settings["traced"] else "", "core": CORES[0]}
-    environment = dict(os.environ)
-    environment.pop("GRPC_EXPERIMENTS", None)
-    if not settings["middleware"] and not settings.get("tuned"):
-        environment["GRPC_EXPERIMENTS"] = ""  # the chassis, which that process imports too, leaves it so
+    is_tuned = settings["middleware"] or settings.get("tuned", False)
+    environment = {**os.environ, "GRPC_EXPERIMENTS": GRPC_EXPERIMENTS if is_tuned else ""}
     server = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.rpc_server", json.dumps(chosen),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=environment,

@@ -97,6 +97,8 @@ class Attendant:
                     answer = await self._take(line)
                     if answer is not None:
                         answers.create_task(self._answer(str(line["id"]), answer))
+            except ConnectionError:
+                return  # it ended with answers unread
             except ValueError as error:  # not JSON, or a line without an end
                 self._tail.add(f"the report channel is broken: {error}", is_stderr=True)
                 self._process.kill()

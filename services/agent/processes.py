@@ -54,7 +54,7 @@ class Process:
         end = self._answers.get_extra_info("socket")
         try:
             (unread,) = struct.unpack("i", fcntl.ioctl(end.fileno(), termios.TIOCOUTQ, struct.pack("i", 0)))
-        except OSError:
+        except (OSError, ValueError):
             return 0  # it has ended
         return int(unread)
 

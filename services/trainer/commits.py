@@ -5,6 +5,7 @@ from typing import Final
 
 from chassis.kv import Delete, Op
 from chassis.resources import now
+from lepton.errors import InvalidArgument
 from lepton.internal.v1.run_report_pb2 import CheckpointWritten
 from lepton.names import CheckpointName, JobName
 from lepton.trainer.v1.checkpoint_pb2 import Checkpoint
@@ -12,12 +13,15 @@ from lepton.trainer.v1.job_pb2 import Job
 from services.trainer.store import checkpoint_key
 
 _KEEP_LATEST: Final = 3
+_STEPS: Final = 10**12
 _MOST_FORGOTTEN: Final = 64
 _MOST_METRICS: Final = 256
 
 
 def checkpoint_of(name: JobName, generation: int, written: CheckpointWritten, size: int) -> Checkpoint:
     """The checkpoint that a rank has written. Raises InvalidArgument when its step is none."""
+    if not 0 <= written.step < _STEPS:
+        raise InvalidArgument("INVALID_FIELD", fields={"step": f"must be 0 or more, and less than {_STEPS}"})
     return Checkpoint(
         name=str(CheckpointName(name.project, name.job, f"{written.step:012d}")),
         step=written.step,

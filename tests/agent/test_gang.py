@@ -1,5 +1,6 @@
 """Gangs over two real agents: ranks start, meet, report, fail and stop as the scheduler says."""
 
+import json
 from collections.abc import AsyncIterator
 
 import psutil
@@ -42,7 +43,7 @@ def running_ranks(world: AgentWorld, run_id: str) -> list[psutil.Process]:
     for agent in world.agents.values():
         for process in agent.descendants():
             try:
-                if process.environ().get("TORCHELASTIC_RUN_ID") == run_id:
+                if process.cwd().startswith(f"{agent.state}/work/{run_id}."):
                     found.append(process)
             except (psutil.NoSuchProcess, psutil.ZombieProcess):
                 continue
@@ -159,15 +160,18 @@ async def test_a_restart_of_the_trainer_loses_no_event_and_stores_none_twice(wor
     assert world.trainer.gaps == []
 
 
-async def test_a_rank_sees_nothing_of_the_agents_own_environment(world: AgentWorld) -> None:
-    workload = "projects/acme/workloads/private"
-    program = rank(world, "", "sleep", environment={"COLOUR": "blue; touch /tmp/x"})
-    world.scheduler.start(workload, {N1: (0,)}, program)
-    await world.scheduler.reported(workload, 0, Slice.RUNNING)
-    pid = next(iter(running_ranks(world, "private.1")), None)
-    assert pid is None or SECRET not in str(pid.environ())
-    world.scheduler.stop(N1, workload)
-    await world.scheduler.reported(workload, 0, Slice.STOPPED)
+async def test_a_rank_sees_its_own_environment_and_nothing_of_the_agents(world: AgentWorld) -> None:
+    workload, job = "projects/acme/workloads/private", "projects/acme/jobs/private"
+    program = rank(world, job, "environ", environment={"COLOUR": "blue; touch /tmp/x $(id)"})
+    world.scheduler.start(workload, {N1: (0,)}, program, trace_context=f"00-{TRACE}-b7ad6b7169203331-01")
+    await world.scheduler.reported(workload, 0, Slice.SUCCEEDED)
+    environment = json.loads(world.trainer.lines(job, 0)[0])
+    assert SECRET not in str(environment)
+    assert environment["COLOUR"] == "blue; touch /tmp/x $(id)"
+    assert environment["LEPTON_JOB"] == job
+    assert environment["TORCHELASTIC_RUN_ID"] == "private.1"
+    assert TRACE in environment["TRACEPARENT"]
+    assert environment["spec"] == '{"a": 1}'
 
 
 @pytest.mark.parametrize("name", ["LD_PRELOAD", "PYTHONSTARTUP", "PYTHONPATH", "RANK", "LEPTON_PROJECT", "BASH_ENV"])

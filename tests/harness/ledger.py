@@ -1,4 +1,4 @@
-"""A scheduler without a planner: the real one's requests, watches and records; the test says what is placed and how it ends."""
+"""A scheduler without a planner: its requests, watches and records are real; the test says what is placed and ends."""
 
 import asyncio
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 
 from chassis.clock import SystemClock
-from chassis.kv import Put, mod
+from chassis.kv import Delete, Put, mod
 from chassis.ledger import Ledger
 from chassis.memory_kv import MemoryKV
 from chassis.paging import Pager
@@ -43,25 +43,25 @@ class ScriptedLedger(SchedulerServiceServicer):
         """The call of a method with this number fails, before or after it has had its effect."""
         self._faults[method, at, after] = error
 
-    async def CreateWorkload(self, request: pb.CreateWorkloadRequest, context: Any) -> Workload:  # noqa: D102
+    async def CreateWorkload(self, request: pb.CreateWorkloadRequest, context: Any) -> Workload:
         return await self._call("CreateWorkload", lambda: self._workloads.create(request))
 
-    async def GetWorkload(self, request: pb.GetWorkloadRequest, context: Any) -> Workload:  # noqa: D102
+    async def GetWorkload(self, request: pb.GetWorkloadRequest, context: Any) -> Workload:
         return await self._call("GetWorkload", lambda: self._workloads.get(WorkloadName.parse(request.name)))
 
-    async def UpdateWorkload(self, request: pb.UpdateWorkloadRequest, context: Any) -> Workload:  # noqa: D102
+    async def UpdateWorkload(self, request: pb.UpdateWorkloadRequest, context: Any) -> Workload:
         return await self._call("UpdateWorkload", lambda: self._workloads.update(request))
 
-    async def CancelWorkload(self, request: pb.CancelWorkloadRequest, context: Any) -> Workload:  # noqa: D102
+    async def CancelWorkload(self, request: pb.CancelWorkloadRequest, context: Any) -> Workload:
         name = WorkloadName.parse(request.name)
         return await self._call("CancelWorkload", lambda: self._workloads.cancel(name, request.grace_s))
 
-    async def DeleteWorkload(self, request: pb.DeleteWorkloadRequest, context: Any) -> Empty:  # noqa: D102
+    async def DeleteWorkload(self, request: pb.DeleteWorkloadRequest, context: Any) -> Empty:
         name = WorkloadName.parse(request.name)
         await self._call("DeleteWorkload", lambda: self._workloads.delete(name, request.etag))
         return Empty()
 
-    async def WatchWorkloads(  # noqa: D102
+    async def WatchWorkloads(
         self, request: pb.WatchWorkloadsRequest, context: Any
     ) -> AsyncIterator[pb.WatchWorkloadsResponse]:
         self.calls["WatchWorkloads"] += 1
@@ -89,12 +89,16 @@ class ScriptedLedger(SchedulerServiceServicer):
     async def workload(self, name: str, condition: Callable[[Workload], object] = lambda _: True) -> Workload:
         """A workload as soon as it exists and is as wished."""
         key = keys.workload(WorkloadName.parse(name))
-        found: Workload = await shown(self.kv, key, Workload, lambda current: current is not None and condition(current))
+        found: Workload = await shown(self.kv, key, Workload, lambda w: w is not None and condition(w))
         return found
 
     async def gone(self, name: str) -> None:
         """Returns once there is no such workload."""
         await shown(self.kv, keys.workload(WorkloadName.parse(name)), Workload, lambda current: current is None)
+
+    async def forget(self, name: str) -> None:
+        """An operator deletes a workload, whatever its state."""
+        await self.kv.txn([], [Delete(keys.workload(WorkloadName.parse(name)))])
 
     async def change(self, name: str, **fields: Any) -> Workload:
         """The leader's write: these fields of a workload."""
@@ -116,10 +120,10 @@ class ScriptedLedger(SchedulerServiceServicer):
     async def place(self, name: str, generation: int = 1, nodes: int = 1) -> None:
         """Gives a workload its slices, on nodes n1, n2, ..."""
         workload = await self.workload(name)
-        count = workload.groups[0].min_count
+        group = workload.groups[0]
         slices = [
-            Slice(index=at, group=workload.groups[0].name, node=f"pools/p/nodes/n{1 + at % nodes}", state=Slice.ASSIGNED)
-            for at in range(count)
+            Slice(index=at, group=group.name, node=f"pools/p/nodes/n{1 + at % nodes}", state=Slice.ASSIGNED)
+            for at in range(group.min_count)
         ]
         await self.change(name, state=Workload.ASSIGNED, generation=generation, slices=slices, message="")
 

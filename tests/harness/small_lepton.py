@@ -35,6 +35,7 @@ from lepton.errors import (
     Aborted,
     AlreadyExists,
     FailedPrecondition,
+    InvalidArgument,
     LeptonError,
     NotFound,
     OutOfRange,
@@ -614,6 +615,8 @@ class Inference(_Servicer, inference_service_pb2_grpc.InferenceServiceServicer):
 
     async def UpdateDeployment(self, request: Any, context: Any) -> Any:
         deployment = request.deployment
+        if not deployment.model_version:
+            raise InvalidArgument("INVALID_FIELD", fields={"deployment.model_version": "is required"})
         return self.world.table(Deployment).change(deployment.name, replicas=deployment.replicas)
 
     async def DeleteDeployment(self, request: Any, context: Any) -> Any:

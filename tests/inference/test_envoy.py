@@ -63,9 +63,9 @@ def test_a_model_that_comes_or_goes_leaves_the_listener_alone(tmp_path: Path) ->
 def test_without_a_collector_nothing_is_traced(tmp_path: Path) -> None:
     assert b"tracing" not in render(gateway(tmp_path), Routes())["lds.json"]
     traced = render(gateway(tmp_path, collector=A, sampling=0.01), Routes())["lds.json"]
-    assert json.loads(traced)["resources"][0]["filter_chains"][0]["filters"][0]["typed_config"]["tracing"][
-        "random_sampling"
-    ] == {"value": 1.0}
+    manager = json.loads(traced)["resources"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    sampler = manager["tracing"]["provider"]["typed_config"]["sampler"]["typed_config"]["wrapped_sampler"]
+    assert sampler["typed_config"]["sampling_percentage"] == {"numerator": 10_000, "denominator": "MILLION"}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The mesh as other people's tools meet it: buf curl by reflection, NVIDIA's client at the gateway, etcdctl."""
 
 import asyncio
+import base64
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
+from google.rpc import error_details_pb2
 from tritonclient import grpc as tritonclient
 from tritonclient.utils import InferenceServerException
 
@@ -58,8 +60,8 @@ async def test_buf_curl_lists_services_and_calls_a_method(stack: Stack, client: 
     token = await client.fresh_access_token()
     listed = await curl(stack, service, "URL", "--list-services", token=token)
     assert SERVICES[service] in listed.stdout.split(), listed.stderr
-    methods = await curl(stack, service, "URL", "--list-methods", token=token)
-    assert f"{SERVICES[service]}/" in methods.stdout
+    methods = await curl(stack, service, f"URL/{SERVICES[service]}", "--list-methods", token=token)
+    assert f"{SERVICES[service]}/" in methods.stdout, methods.stderr
 
 
 async def test_a_unary_and_a_streaming_call_work_with_a_token(stack: Stack, client: AsyncClient) -> None:
@@ -91,7 +93,10 @@ async def test_a_wrong_field_is_named(stack: Stack, client: AsyncClient) -> None
     )
     answer = json.loads(refused.stderr)
     assert answer["code"] == "invalid_argument"
-    assert "job_id" in json.dumps(answer["details"])
+    (bad_request,) = [each for each in answer["details"] if each["type"] == "google.rpc.BadRequest"]
+    padded = bad_request["value"] + "=" * (-len(bad_request["value"]) % 4)
+    violations = error_details_pb2.BadRequest.FromString(base64.b64decode(padded)).field_violations
+    assert "job_id" in {violation.field for violation in violations}
 
 
 async def test_etcd_holds_the_state_under_our_prefix(stack: Stack, served: Deployment) -> None:

@@ -102,6 +102,7 @@ class Fleet(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.1, 1.0, FENCE_S / 2, FENCE_S, 100.0]))
     def time_passes(self, seconds: float) -> None:
         self.world.now += seconds
+        self.world.settle()
 
     @rule()
     def plan_once(self) -> None:
@@ -147,5 +148,5 @@ class Fleet(RuleBasedStateMachine):
 
 TestFleet = Fleet.TestCase
 TestFleet.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=200, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from services.scheduler.lifecycle import ENDED, FINAL, backoff_s, may_follow
 from services.scheduler.planner import Decision, Plan, plan
-from services.scheduler.planner.capacity import holdings
 from services.scheduler.snapshot import (
     Assignment,
     Demand,
@@ -126,7 +125,11 @@ class World:
             assert not generations[revocation.generation].revoked
             generations[revocation.generation] = replace(generations[revocation.generation], revoked=revocation.reason)
         for generation in decision.retire:
-            del generations[generation]
+            following = generations.get(generation + 1)
+            forgotten = generations.pop(generation)
+            for each in forgotten.slices:
+                if each.state not in FINAL and not (following and each.index in following.kept):
+                    assert not self._may_run(forgotten, each), "it is forgotten while it may still run"
         if decision.placement is not None:
             assert decision.generation not in generations
             generations[decision.generation] = Assignment(
@@ -165,7 +168,7 @@ class World:
         devices: dict[tuple[str, int], int] = defaultdict(int)
         for name, generations in self.assignments.items():
             self._check_gang(name, generations)
-            for assignment, each in holdings(generations.values(), self.nodes):
+            for assignment, each in self._running(generations):
                 demand = assignment.groups[each.group].demand
                 cpu[each.node] += demand.cpu_milli
                 wanted = max(1, demand.device_milli // 1000) if demand.device_milli else 0
@@ -192,6 +195,20 @@ class World:
                 if any(slice_.state not in FINAL and self._may_run(each, slice_) for slice_ in each.slices)
             ]
             assert len(live) <= 1, f"generations {live} of {name} live together"
+
+    def _running(self, generations: dict[int, Assignment]) -> list[tuple[Assignment, Slice]]:
+        """The slices that are there now, each counted once: from the agents' point of view, not the planner's."""
+        seen: dict[tuple[int, int], tuple[Assignment, Slice]] = {}
+        for generation in sorted(generations):
+            assignment = generations[generation]
+            for each in assignment.slices:
+                if each.index in assignment.kept:  # its agent has relabelled it
+                    seen.pop((generation - 1, each.index), None)
+                here = self.nodes.get(each.node)
+                if each.state in FINAL or here is None or here.session != assignment.sessions[each.node]:
+                    continue
+                seen[generation, each.index] = (assignment, each)
+        return list(seen.values())
 
     def _may_run(self, assignment: Assignment, each: Slice) -> bool:
         here = self.nodes.get(each.node)

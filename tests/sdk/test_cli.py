@@ -220,7 +220,6 @@ async def test_a_service_that_is_away_is_told_and_waited_for(run: Run, world: Sm
     world.table(Job).put(Job(name=NAME, state=Job.RUNNING))
     await world.kill("trainer")
     asking = asyncio.create_task(run("jobs", "get", "digits", "-o", "name"))
-    await asyncio.sleep(0.5)
     await world.restart("trainer")
     answered = await asking
     assert (answered.exit_code, answered.stdout) == (0, f"{NAME}\n")

@@ -1,6 +1,7 @@
 """AsyncClient against servers in this process: resources, pages, retries, sessions."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -126,12 +127,11 @@ async def test_a_call_outlives_a_killed_service(client: AsyncClient, world: Smal
 
 
 async def test_an_access_token_is_refreshed_before_it_expires(world: SmallLepton) -> None:
-    world.token_lives_s = 0.5
     store = MemoryCredentials()
     async with AsyncClient(world.profile, credentials=store) as client:
         await client.sign_in(user="admin", password=PASSWORD)
         first = client.access_token
-        await asyncio.sleep(0.45)
+        client._calls.signed_in._now = lambda: time.time() + 0.9 * world.token_lives_s
         await asyncio.gather(*(client.caller() for _ in range(8)))
         assert world.count("RefreshSession") == 1
         assert client.access_token != first

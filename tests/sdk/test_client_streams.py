@@ -93,7 +93,6 @@ async def test_lost_history_is_made_up_from_the_present_state(client: AsyncClien
         jobs.change("projects/acme/jobs/same", display_name="one more")
         assert (await following).resource.display_name == "one more"
         following = asyncio.ensure_future(anext(changes))
-        await asyncio.sleep(0.1)  # so that it is under way
         await world.kill("trainer")
         jobs.change("projects/acme/jobs/changed", state=Job.RUNNING)
         jobs.remove("projects/acme/jobs/deleted")

@@ -35,7 +35,8 @@ def test_every_name_is_what_it_was_parsed_from(kind: type[ResourceName]) -> None
     "text",
     [
         "", "jobs/one", "projects/acme/jobs", "projects/acme/jobs/", "projects/acme/jobs/One",
-        "projects/acme/jobs/one/x", "projects//jobs/one", "projects/acme/jobs/../x", "projects/acme/jobs/%2e%2e", "projects/acme/jobs/one\n",
+        "projects/acme/jobs/one/x", "projects//jobs/one", "projects/acme/jobs/../x",
+        "projects/acme/jobs/%2e%2e", "projects/acme/jobs/one\n",
         "projects/acme/jobs/one\x00", "projects/acme/jobs/onе", "projects/acme/jobs/-one", "projects/acme/jobs/one-",
         "projects/acme/jobs/" + "a" * 64, "/projects/acme/jobs/one", "projects/acme/jobs/1one",
     ],

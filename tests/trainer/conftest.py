@@ -3,17 +3,19 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from grpc import aio
 
 from chassis.artifacts import ArtifactStore
 from chassis.election import Election
 from chassis.ledger import Ledger
 from chassis.memory_kv import MemoryKV
+from chassis.paging import Pager
 from chassis.resources import now
 from lepton.internal.v1 import run_report_pb2 as report
 from lepton.names import JobName
@@ -127,8 +129,19 @@ def workload_of(job: Job) -> str:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with AsyncExitStack() as held:
-        scheduler, ledger = await held.enter_async_context(scripted_ledger("trainer"))
-        kv = await held.enter_async_context(MemoryKV())
-        artifacts = ArtifactStore(f"file://{tmp_path}/artifacts")
-        yield World(kv, scheduler, ledger, artifacts, Journals(tmp_path / "journals"))
+    """A trainer's world whose scheduler nobody reaches."""
+    async with MemoryKV() as kv, aio.insecure_channel("127.0.0.1:1") as channel:
+        scheduler = ScriptedLedger(kv, await Pager.open(kv, "/page_key"))
+        yield _world(tmp_path, kv, scheduler, Ledger(channel))
+
+
+@pytest.fixture
+async def scheduled_world(tmp_path: Path) -> AsyncIterator[World]:
+    """A trainer's world with its scheduler on a real server."""
+    async with MemoryKV() as kv, scripted_ledger("trainer") as (scheduler, ledger):
+        yield _world(tmp_path, kv, scheduler, ledger)
+
+
+def _world(folder: Path, kv: MemoryKV, scheduler: ScriptedLedger, ledger: Ledger) -> World:
+    artifacts = ArtifactStore(f"file://{folder}/artifacts")
+    return World(kv, scheduler, ledger, artifacts, Journals(folder / "journals"))

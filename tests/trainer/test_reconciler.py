@@ -17,6 +17,11 @@ from tests.harness.crashes import Steps
 from tests.trainer.conftest import World, start_request, workload_of
 
 
+@pytest.fixture
+def world(scheduled_world: World) -> World:
+    return scheduled_world
+
+
 async def cancel(world: World, job: Job) -> None:
     def ask(current: Job) -> None:
         current.state = Job.CANCELLING
@@ -91,7 +96,8 @@ async def test_a_trainer_killed_at_any_step_leaves_one_workload_and_the_right_st
     while True:
         job = await world.submit(f"digits-{killed}")
         living = asyncio.ensure_future(life(world, job))
-        was_killed = await world.killed_at(Steps(killed + 1, after=after), lambda j=job: world.in_state(j, Job.SUCCEEDED))
+        steps = Steps(killed + 1, after=after)
+        was_killed = await world.killed_at(steps, lambda j=job: world.in_state(j, Job.SUCCEEDED))
         async with world.reconciling("t2"):
             await living
         assert (await world.scheduler.names()).count(workload_of(job)) == 1
@@ -114,16 +120,15 @@ async def test_a_creation_whose_answer_is_lost_is_repeated(world: World, at: int
 
 async def test_of_two_trainers_one_acts_and_the_other_takes_over(world: World) -> None:
     first = await world.submit("one")
-    async with world.reconciling("t2") as follower:
-        async with world.reconciling("t1") as leader:
-            await world.scheduler.workload(workload_of(first))
-            await world.job(first, lambda current: current.workload)
-            stopped, other = (leader, "t2") if await Election(world.kv, LEADER, "x").leader() == "t1" else (follower, "t1")
-            stopped.cancel()
-            await asyncio.gather(stopped, return_exceptions=True)
-            second = await world.submit("two")
-            await world.job(second, lambda current: current.workload)
-            assert await Election(world.kv, LEADER, "x").leader() == other
+    async with world.reconciling("t2") as follower, world.reconciling("t1") as leader:
+        await world.scheduler.workload(workload_of(first))
+        await world.job(first, lambda current: current.workload)
+        stopped, other = (leader, "t2") if await Election(world.kv, LEADER, "x").leader() == "t1" else (follower, "t1")
+        stopped.cancel()
+        await asyncio.gather(stopped, return_exceptions=True)
+        second = await world.submit("two")
+        await world.job(second, lambda current: current.workload)
+        assert await Election(world.kv, LEADER, "x").leader() == other
     assert sorted(await world.scheduler.names()) == sorted((workload_of(first), workload_of(second)))
 
 
@@ -193,11 +198,7 @@ async def test_a_job_whose_workload_an_operator_deletes_has_failed(world: World)
     async with world.reconciling():
         name = (await world.scheduler.workload(workload_of(job))).name
         await world.job(job, lambda current: current.workload)
-        entry = await world.scheduler.kv.get(f"/lepton/scheduler/workloads/{name.replace('projects/', '').replace('workloads/', '')}")
-        assert entry is not None
-        from chassis.kv import Delete
-
-        await world.scheduler.kv.txn([], [Delete(entry.key)])
+        await world.scheduler.forget(name)
         failed = await world.in_state(job, Job.FAILED)
     assert "deleted" in failed.error.message
 

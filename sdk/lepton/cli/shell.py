@@ -102,7 +102,7 @@ class Shell:
     def _tell_retry(self, error: LeptonError) -> None:
         if not self._is_told:
             self._is_told = True
-            self.note(f"{error.message} Trying again for {self.wishes.patience:g} s ...")
+            self.note(f"a service does not answer ({error.reason}); trying again for {self.wishes.patience:g} s ...")
 
 
 def read_secret(path: str, prompt: str) -> str:

@@ -5,7 +5,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -30,13 +30,12 @@ class Artifacts(Group):
         self._stub = ArtifactServiceStub(calls.channel("trainer"))
 
     async def upload(self, content: bytes | Path, *, project: str | None = None) -> pb.Artifact:
-        """Store bytes, or a file's; what is there already is not sent again."""
+        """Store bytes, or a file's; what is large and there already is not sent again."""
         parent = self._scope.parent(project)
         digest = digest_of(content) if isinstance(content, bytes) else await asyncio.to_thread(_digest_of_file, content)
-        try:
-            return await self.get(digest, project=project)
-        except NotFound:
-            pass
+        if await _size(content) > _CHUNK:  # less than that is sent sooner than it is asked for
+            with suppress(NotFound):
+                return await self.get(digest, project=project)
         return await self._calls.attempt(
             lambda: self._stub.UploadArtifact(_requests(parent, digest, content), timeout=_STORED_S)
         )
@@ -96,6 +95,10 @@ class Artifacts(Group):
             return str(ArtifactName.parse(artifact))
         digest = parse_digest(artifact if artifact.startswith("sha256:") else f"sha256:{artifact}", "artifact")
         return f"{self._scope.parent(project)}/artifacts/{digest.removeprefix('sha256:')}"
+
+
+async def _size(content: bytes | Path) -> int:
+    return len(content) if isinstance(content, bytes) else (await asyncio.to_thread(content.stat)).st_size
 
 
 async def _requests(parent: str, digest: Digest, content: bytes | Path) -> AsyncIterator[pb.UploadArtifactRequest]:

@@ -114,10 +114,9 @@ class Deployments(Group):
 
     async def scale(self, deployment: str, replicas: int) -> Deployment:
         """Another number of replicas; `wait` says when they are ready."""
-        request = pb.UpdateDeploymentRequest(
-            deployment=Deployment(name=self._name(deployment), replicas=replicas),
-            update_mask=FieldMask(paths=["replicas"]),
-        )
+        changed = await self.get(deployment)  # the fields that a deployment must have are checked in updates too
+        changed.replicas = replicas
+        request = pb.UpdateDeploymentRequest(deployment=changed, update_mask=FieldMask(paths=["replicas"]))
         return await self._calls.unary(self._stub.UpdateDeployment, request)
 
     async def delete(self, deployment: str, *, etag: str = "") -> Deployment:

@@ -82,7 +82,7 @@ class ModelPackage:
                 metrics={str(name): float(value) for name, value in document["metrics"].items()},
                 lineage=dict(document["lineage"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidArgument("MODEL_PACKAGE_INVALID", problem=str(error)) from error
 
     def render(self) -> bytes:

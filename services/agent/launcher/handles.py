@@ -60,7 +60,7 @@ class RankHandle:
         end = self._answers.get_extra_info("socket")
         try:
             (unread,) = struct.unpack("i", fcntl.ioctl(end.fileno(), termios.TIOCOUTQ, struct.pack("i", 0)))
-        except OSError:
+        except (OSError, ValueError):
             return 0  # the rank has ended
         return int(unread)
 

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -55,6 +56,11 @@ def count() -> None:
         time.sleep(0.01)
 
 
+def environ() -> None:
+    """Prints its environment, and its specification."""
+    print(json.dumps({**os.environ, "spec": Path(os.environ["LEPTON_SPEC"]).read_text()}), flush=True)
+
+
 def sleep() -> None:
     """Sleeps for ever, deaf to everything."""
     print(f"pid {os.getpid()}", flush=True)
@@ -62,4 +68,4 @@ def sleep() -> None:
 
 
 if __name__ == "__main__":
-    {"add": add, "fail": fail, "save": save, "count": count, "sleep": sleep}[sys.argv[1]]()
+    {"add": add, "fail": fail, "save": save, "count": count, "environ": environ, "sleep": sleep}[sys.argv[1]]()

@@ -1,0 +1,73 @@
+"""Jobs as they are submitted: what is refused, what is filled in, what the ranks are given."""
+
+import json
+from typing import Any
+
+import pytest
+
+from chassis.resources import now
+from lepton.errors import InvalidArgument
+from lepton.trainer.v1.job_pb2 import CheckpointPolicy, CodeBundle, Job, Recipe, Workers
+from services.trainer.submission import new_job, training_spec, what_to_run
+from services.trainer.worker.spec import TrainingSpec
+from tests.trainer.conftest import DATASET, job_request
+
+BUNDLE = "sha256:" + "b" * 64
+LOADER = CodeBundle(digest=BUNDLE, entry_point="m.py", environment={"LD_PRELOAD": "x"})
+
+
+def submitted(**fields: Any) -> Job:
+    return new_job(job_request(**fields), "00-trace", now())
+
+
+def test_a_job_starts_pending_with_a_name_a_uid_and_its_trace() -> None:
+    job = submitted(labels={"team": "a"}, priority=3)
+    assert (job.name, job.state, job.trace_context) == ("projects/acme/jobs/digits", Job.PENDING, "00-trace")
+    assert job.uid != submitted().uid
+    assert (dict(job.labels), job.priority) == ({"team": "a"}, 3)
+    assert job.create_time == job.update_time
+
+
+def test_what_only_the_server_may_set_is_not_taken_over() -> None:
+    job = submitted(state=Job.SUCCEEDED, package=DATASET, generation=9, workload="projects/acme/workloads/x")
+    assert (job.state, job.package, job.generation, job.workload) == (Job.PENDING, "", 0, "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"workers": Workers(count=4, max_count=2)}, "job.workers.max_count"),
+        ({"recipe": Recipe(name="nobody_knows")}, "job.recipe.recipe"),
+        ({"dataset": ""}, "job.dataset"),
+        ({"dataset": "sha256:short"}, "job.dataset"),
+        ({"checkpoint_policy": CheckpointPolicy(every_steps=2**31 - 1)}, "job.checkpoint_policy.every_steps"),
+        ({"bundle": CodeBundle(digest=BUNDLE, entry_point="a/../../b.py")}, "job.bundle.entry_point"),
+        ({"bundle": LOADER}, "job.bundle.environment"),
+        ({"pools": ["pools/a", "b"]}, "job.pools[1]"),
+        ({"job_id": "Not An Id"}, "job"),
+        ({"parent": "projects"}, "parent"),
+    ],
+)
+def test_a_wrong_field_is_named(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        submitted(**fields)
+    assert list(caught.value.fields) == [field]
+
+
+def test_what_a_recipe_leaves_open_has_the_recipes_default() -> None:
+    spec = training_spec(submitted(recipe=Recipe(name="image_classifier", batch_size=32, seed=7)))
+    assert (spec.batch_size, spec.seed, spec.epochs) == (32, 7, TrainingSpec(project="p", dataset=DATASET).epochs)
+
+
+def test_ranks_of_a_recipe_read_a_specification_that_parses() -> None:
+    answer = what_to_run(submitted(), "sha256:resume")
+    assert TrainingSpec.parse(answer.spec_json).project == "acme"
+    assert answer.resume_manifest == "sha256:resume"
+    assert not answer.HasField("code")
+
+
+def test_ranks_of_a_bundle_get_the_code() -> None:
+    bundle = CodeBundle(digest=BUNDLE, entry_point="m.py", argv=["--x"], environment={"A": "1"})
+    answer = what_to_run(submitted(bundle=bundle), "")
+    assert (answer.code.digest, answer.code.entry_point, list(answer.code.argv)) == (BUNDLE, "m.py", ["--x"])
+    assert json.loads(answer.spec_json) == {"project": "acme", "dataset": DATASET}
