@@ -29,8 +29,10 @@ setup: ## make .venv with pinned packages and tools (no root); again only when t
 	done; \
 	echo "setup needs Python 3.11 or 3.12 (with venv); tried: $(PYTHONS). Set PYTHON=/path/to/python3.11" >&2; exit 1
 
-gen: setup ## regenerate the stubs from the protos
+gen: setup ## regenerate what is generated: stubs, retry policy, error reference
 	@$(BIN)/python -m deploy.gen
+	@$(BIN)/python -m deploy.retry_policy
+	@$(BIN)/python -m deploy.error_reference
 
 format: setup ## format the code and the protos
 	@$(BIN)/ruff format .
@@ -49,7 +51,7 @@ check-types:
 	@echo "== types"; $(BIN)/mypy $(wildcard $(CODE))
 
 check-unit:
-	@echo "== unit tests"; $(BIN)/python -m pytest -q $(QUICK)
+	@echo "== unit tests"; $(BIN)/python -m pytest -q -n 2 --dist loadfile $(QUICK)
 
 check-format:
 	@echo "== format"; $(BIN)/ruff format --check .

@@ -1,7 +1,7 @@
 """The scheduler's ledger as the services use it that own workloads."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any, Final
 
 from chassis.logs import logger
@@ -55,7 +55,7 @@ class Ledger:
         """Deletes a workload that has ended. Raises NotFound, FailedPrecondition."""
         await self._stub.DeleteWorkload(DeleteWorkloadRequest(name=name))
 
-    async def watch(self) -> AsyncIterator[WatchWorkloadsResponse]:
+    async def watch(self) -> AsyncGenerator[WatchWorkloadsResponse, None]:
         """Every workload and every change, for ever; the stream is resumed where it broke.
 
         Where history is lost everything is told again, and what has vanished meanwhile as DELETED.

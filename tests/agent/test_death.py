@@ -84,6 +84,7 @@ async def test_a_second_agent_with_the_same_state_does_not_start(world: AgentWor
     assert len(world.scheduler.hellos) == 1
 
 
+@pytest.mark.slow
 async def test_what_a_killed_agent_left_on_its_disk_is_gone_when_it_starts_again(world: AgentWorld) -> None:
     await run_both(world)
     world.agents["n1"].process.kill()

@@ -61,6 +61,7 @@ async def test_a_node_whose_heartbeats_are_not_acknowledged_kills_its_slices_in_
     assert not world.scheduler.hellos[-1].slices
 
 
+@pytest.mark.slow
 async def test_a_node_whose_scheduler_is_gone_kills_its_slices_and_joins_afresh(world: AgentWorld) -> None:
     processes = await run_both(world)
     await world.scheduler_peer.down()

@@ -1,12 +1,15 @@
 """Gangs over two real agents: ranks start, meet, report, fail and stop as the scheduler says."""
 
+import io
 import json
+import tarfile
 from collections.abc import AsyncIterator
 
 import psutil
 import pytest
 import pytest_asyncio
 
+from lepton.artifacts import ArtifactStore
 from lepton.internal.v1 import run_report_pb2
 from lepton.scheduler.v1 import program_pb2, workload_pb2
 from tests.harness.agents import SECRET, AgentWorld, agent_world
@@ -190,3 +193,27 @@ async def test_a_job_that_the_trainer_refuses_to_run_fails_with_the_reason(world
     world.scheduler.start(workload, {N1: (0,)}, program)
     said = await world.scheduler.reported(workload, 0, Slice.FAILED)
     assert "JOB_ENDED" in said.message
+
+
+async def test_a_users_bundle_runs_in_the_place_of_the_built_in_program(world: AgentWorld) -> None:
+    workload, job = "projects/acme/workloads/bundle", "projects/acme/jobs/bundle"
+    script = (
+        b"import os, sys; import beside; print(beside.WORD, sys.argv[1:], os.environ['COLOUR'], os.path.exists('src'))"
+    )
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as bundle:
+        for name, content in (("src/train.py", script), ("src/beside.py", b"WORD = 'own'")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            bundle.addfile(info, io.BytesIO(content))
+    digest = ArtifactStore(world.artifacts).put_bytes("acme", data.getvalue())
+    code = run_report_pb2.RunCode(
+        digest=digest, entry_point="src/train.py", argv=["a;b"], environment={"COLOUR": "red"}
+    )
+    world.trainer.runs[job] = run_report_pb2.StartRunResponse(spec_json="{}", code=code)
+    world.scheduler.start(workload, {N1: (0, 1)}, rank(world, job))
+    for index in (0, 1):
+        said = await world.scheduler.reported(workload, index, Slice.SUCCEEDED, Slice.FAILED)
+        assert said.state == Slice.SUCCEEDED, said.message
+        assert world.trainer.lines(job, index) == ["own ['a;b'] red True"]
+    await until(lambda: not list((world.folder / "n1" / "work").glob("bundle.*")))

@@ -112,9 +112,10 @@ async def test_every_change_is_looked_at_and_the_newest_is_seen(kv: MemoryKV) ->
     feed, looks = Feed(), Looks()
     feed.bookmark()
     async with controlling(kv, feed, looks):
-        for value in (b"1", b"2"):
-            await kv.put(key(THING), value)
-            await looks.until(lambda value=value: looks.seen and looks.seen[-1][1] == value)
+        await kv.put(key(THING), b"1")
+        await looks.until(lambda: looks.seen and looks.seen[-1][1] == b"1")
+        await kv.put(key(THING), b"2")
+        await looks.until(lambda: looks.seen[-1][1] == b"2")
         await kv.txn([], [Delete(key(THING))])
         await looks.until(lambda: looks.seen[-1][1] is None)
 

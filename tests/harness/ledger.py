@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
 
@@ -17,18 +17,17 @@ from chassis.requests import Requests
 from lepton.errors import LeptonError
 from lepton.names import WorkloadName
 from lepton.scheduler.v1 import scheduler_service_pb2 as pb
-from lepton.scheduler.v1.scheduler_service_pb2_grpc import (
-    SchedulerServiceServicer,
-    add_SchedulerServiceServicer_to_server,
-)
+from lepton.scheduler.v1.scheduler_service_pb2_grpc import add_SchedulerServiceServicer_to_server
 from lepton.scheduler.v1.workload_pb2 import Slice, Workload
 from services.scheduler import convert, keys
 from services.scheduler.workloads import Workloads
 from tests.harness.mesh import serving
 from tests.harness.shown import shown
 
+T = TypeVar("T")
 
-class ScriptedLedger(SchedulerServiceServicer):
+
+class ScriptedLedger:
     """The workloads of a scheduler whose leader is the test."""
 
     def __init__(self, kv: MemoryKV, pager: Pager) -> None:
@@ -69,7 +68,7 @@ class ScriptedLedger(SchedulerServiceServicer):
             self._raise("WatchWorkloads", after=False)
             yield response
 
-    async def _call(self, method: str, act: Callable[[], Any]) -> Any:
+    async def _call(self, method: str, act: Callable[[], Awaitable[T]]) -> T:
         self.calls[method] += 1
         self._raise(method, after=False)
         answer = await act()

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -150,3 +151,12 @@ TestFleet = Fleet.TestCase
 TestFleet.settings = settings(
     max_examples=200, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+@pytest.mark.slow
+class TestManyFleets(Fleet.TestCase):
+    """The same, many more times."""
+
+    settings = settings(
+        max_examples=5000, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    )

@@ -1,6 +1,7 @@
 """Jobs get their workloads and follow them, whatever dies in between."""
 
 import asyncio
+import functools
 from contextlib import aclosing
 
 import pytest
@@ -97,7 +98,7 @@ async def test_a_trainer_killed_at_any_step_leaves_one_workload_and_the_right_st
         job = await world.submit(f"digits-{killed}")
         living = asyncio.ensure_future(life(world, job))
         steps = Steps(killed + 1, after=after)
-        was_killed = await world.killed_at(steps, lambda j=job: world.in_state(j, Job.SUCCEEDED))
+        was_killed = await world.killed_at(steps, functools.partial(world.in_state, job, Job.SUCCEEDED))
         async with world.reconciling("t2"):
             await living
         assert (await world.scheduler.names()).count(workload_of(job)) == 1

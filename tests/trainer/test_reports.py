@@ -152,7 +152,7 @@ async def test_a_trainer_killed_within_a_batch_stores_it_once_when_it_comes_agai
             measured(3, 11, loss=0.5),
             report.RunEvent(sequence=4, checkpoint=await written(world, 20)),
         ]
-        jobs = JobStore(MortalKV(world.kv, Steps(at, after=after)))  # type: ignore[arg-type]
+        jobs = JobStore(MortalKV(world.kv, Steps(at, after=after)))
         mortal = RunReportServicer(jobs, Runs(jobs, world.artifacts), world.journals)
         request = report.ReportRunRequest(job=job.name, generation=1, events=batch)
         try:
@@ -181,7 +181,7 @@ async def test_a_store_that_is_away_refuses_nothing(world: World) -> None:
         async def txn(self, *arguments: Any) -> Any:
             raise store.Unavailable("no leader")
 
-    jobs = JobStore(Away())  # type: ignore[arg-type]
+    jobs = JobStore(Away())
     servicer = RunReportServicer(jobs, Runs(jobs, world.artifacts), world.journals)
     checkpoint = report.RunEvent(sequence=1, checkpoint=await written(world, 10))
     with pytest.raises(store.Unavailable):

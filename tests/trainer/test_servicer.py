@@ -41,7 +41,8 @@ class Trainer:
         self.dataset = ""
 
     async def create(self, job_id: str = "digits", **fields: Any) -> Job:
-        return await self.stub.CreateJob(job_request(job_id, **{"dataset": self.dataset, **fields}))
+        job: Job = await self.stub.CreateJob(job_request(job_id, **{"dataset": self.dataset, **fields}))
+        return job
 
     async def end(self, job: Job, state: Any = Job.SUCCEEDED) -> None:
         def end(current: Job) -> None:
