@@ -94,23 +94,27 @@ def apply(plan: Plan, message: Any, *, clears: bool, path: str = "") -> dict[str
     return missing
 
 
-def _plan(message: Descriptor, plans: dict[str, Plan]) -> Plan:
-    known = plans.get(message.full_name)
+def _plan(message: Descriptor, plans: dict[str, Plan], *, is_partial: bool = False) -> Plan:
+    key = f"{message.full_name} in part" if is_partial else message.full_name
+    known = plans.get(key)
     if known is not None:
         return known
-    plan = plans[message.full_name] = Plan()
+    plan = plans[key] = Plan()
+    is_update = "update_mask" in message.fields_by_name  # of its resource only what changes need be there
     for each in message.fields:
         options: Any = each.GetOptions()
         behaviours = options.Extensions[field_behavior_pb2.field_behavior]
         if field_behavior_pb2.OUTPUT_ONLY in behaviours:
-            plan.output_only[each.number] = each.name
+            if not (is_partial and each.name == "etag"):  # there it says what the caller has read
+                plan.output_only[each.number] = each.name
             continue
         is_required = field_behavior_pb2.REQUIRED in behaviours and field_behavior_pb2.IDENTIFIER not in behaviours
         # Without presence, a zero cannot be told from a number that was left out.
-        if is_required and (each.has_presence or each.is_repeated or each.cpp_type not in _NUMBERS):
+        if is_required and not is_partial and (each.has_presence or each.is_repeated or each.cpp_type not in _NUMBERS):
             plan.required[each.number] = each.name
             plan.has_presence |= each.has_presence
         inner = each.message_type
         if inner is not None and not inner.GetOptions().map_entry:
-            plan.nested[each.number] = Nested(name=each.name, is_repeated=each.is_repeated, plan=_plan(inner, plans))
+            nested = _plan(inner, plans, is_partial=is_update)
+            plan.nested[each.number] = Nested(name=each.name, is_repeated=each.is_repeated, plan=nested)
     return plan

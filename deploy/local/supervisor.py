@@ -1,6 +1,7 @@
 """Keeps the processes of a stack running: starts them in order, restarts what dies, ends all of them."""
 
 import asyncio
+import contextlib
 import ctypes
 import json
 import os
@@ -56,6 +57,7 @@ class Supervisor:
         """Starts everything, keeps it running until a stop is requested, ends everything. False: it could not start."""
         # Grandchildren whose parent was killed become ours, so that nothing outlives the stack.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        not_ours = {process.pid for process in psutil.Process().children(recursive=True)}
         watchers: list[asyncio.Task[None]] = []
         try:
             started = await self._start_all(watchers)
@@ -69,7 +71,7 @@ class Supervisor:
                 watcher.cancel()
             await asyncio.gather(*watchers, return_exceptions=True)
             await self._stop_all()
-            self._reap_strays()
+            _reap_strays(not_ours)
             if self._phase != "failed":
                 self._state_file.unlink(missing_ok=True)
 
@@ -132,11 +134,6 @@ class Supervisor:
         for one in reversed(running):
             await stop(one.process, one.component)
 
-    def _reap_strays(self) -> None:
-        for stray in psutil.Process().children(recursive=True):
-            stray.kill()
-        psutil.wait_procs(psutil.Process().children(recursive=True), timeout=3)
-
     def _write(self, phase: str, message: str = "") -> None:
         self._phase, self._message = phase, message
         state = {
@@ -151,6 +148,15 @@ class Supervisor:
         aside = self._state_file.with_suffix(".new")
         aside.write_text(json.dumps(state, indent=1) + "\n")
         aside.replace(self._state_file)
+
+
+def _reap_strays(not_ours: set[int]) -> None:
+    """Ends what the stack's processes left behind; what was there before the stack is none of its business."""
+    strays = [each for each in psutil.Process().children(recursive=True) if each.pid not in not_ours]
+    for stray in strays:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            stray.kill()
+    psutil.wait_procs(strays, timeout=3)
 
 
 async def supervise(supervisor: Supervisor, hold: int | None) -> bool:

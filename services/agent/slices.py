@@ -43,17 +43,16 @@ class Slices:
         self._node, self._runners, self._outbox = node, runners, outbox
         self._entries: dict[SliceKey, _Entry] = {}
         self._newest: dict[str, int] = {}  # workload uid -> generation
-        self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._cancel(self._live())
-        await self._tasks.__aexit__(kind, error, trace)
+        live = self._live()
+        self._cancel(live)
+        await self._ended(live)
 
     @property
     def is_idle(self) -> bool:
@@ -134,7 +133,7 @@ class Slices:
         live = self._live()
         for entry in live:
             self._stop(entry, grace_s, reason)
-        await asyncio.gather(*(entry.task for entry in live if entry.task), return_exceptions=True)
+        await self._ended(live)
 
     async def kill_all(self) -> None:
         """Kill everything at once and forget that it ever was; returns once nothing runs."""
@@ -142,7 +141,7 @@ class Slices:
         for entry in self._entries.values():
             entry.is_unwanted = True
         self._cancel(live)
-        await asyncio.gather(*(entry.task for entry in live if entry.task), return_exceptions=True)
+        await self._ended(live)
         self._entries.clear()
         self._newest.clear()
         self._outbox.clear()
@@ -177,7 +176,8 @@ class Slices:
         self._entries[order.key] = entry
         self._report(entry, Slice.STARTING)
         trace = span.trace if span is not None else above
-        entry.task = self._tasks.create_task(self._run(entry, trace))
+        # Not in a task group: what goes wrong with one slice must not end the others.
+        entry.task = asyncio.create_task(self._run(entry, trace))
         entry.task.add_done_callback(lambda task: self._end(entry, task))
         log.info("slice starting", workload=order.gang.workload, generation=order.key.generation, index=order.key.index)
 
@@ -233,8 +233,9 @@ class Slices:
     def _end(self, entry: _Entry, task: asyncio.Task[Ending]) -> None:
         if task.cancelled():
             ending = Ending(state=Slice.STOPPED, message=entry.stop.reason)
-        elif task.exception() is not None:
-            return  # a bug: the task group ends the agent
+        elif (bug := task.exception()) is not None:
+            log.error("slice could not be attended", error=bug, workload=entry.order.gang.workload)
+            ending = Ending(state=Slice.FAILED, message=f"the node's agent failed: {type(bug).__name__}")
         else:
             ending = task.result()
         if entry.span is not None and ending.state == Slice.FAILED:
@@ -250,6 +251,9 @@ class Slices:
             why=ending.message,
         )
         self._forget_the_oldest()
+
+    async def _ended(self, entries: Iterable[_Entry]) -> None:
+        await asyncio.gather(*(entry.task for entry in entries if entry.task), return_exceptions=True)
 
     def _find(self, workload: str, generation: int) -> dict[int, _Entry]:
         return {

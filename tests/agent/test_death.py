@@ -3,7 +3,6 @@
 import signal
 import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -71,7 +70,7 @@ async def test_sigterm_stops_the_slices_says_goodbye_and_exits_with_0(world: Age
     assert world.scheduler.reports[WORKLOAD, 1, 1][-1].state == Slice.STOPPED
     assert world.scheduler.reports[f"{WORKLOAD}-too", 1, 0][-1].state == Slice.STOPPED
     await until(lambda: not alive(processes), deadline_s=3)
-    assert not list((world.folder / "n1" / "work").iterdir())
+    assert not world.agents["n1"].work()
 
 
 async def test_a_second_agent_with_the_same_state_does_not_start(world: AgentWorld) -> None:
@@ -89,9 +88,8 @@ async def test_what_a_killed_agent_left_on_its_disk_is_gone_when_it_starts_again
     await run_both(world)
     world.agents["n1"].process.kill()
     await world.agents["n1"].process.wait()
-    work: Path = world.folder / "n1" / "work"
-    assert list(work.iterdir())
+    assert world.agents["n1"].work()
     await world.start("n1")
     await world.scheduler.until(lambda: len(world.scheduler.hellos) > 1, deadline_s=60)
-    assert not list(work.iterdir())
+    assert not world.agents["n1"].work()
     assert world.scheduler.hellos[-1].node.session_id == ""

@@ -56,9 +56,11 @@ async def test_ranks_with_one_device_each_see_those_of_their_node_and_take_the_o
 
 @pytest.mark.parametrize(
     "name",
-    ["LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "BASH_ENV", "GLIBC_TUNABLES", "PATH", "HOME"]
-    + ["RANK", "MASTER_ADDR", "LEPTON_ARTIFACTS", "TORCHELASTIC_RUN_ID", "TRACEPARENT", "CUDA_VISIBLE_DEVICES"]
-    + ["", "lower", "A=B", "A\nB", "A" * 65, "Ä"],
+    [
+        *("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "BASH_ENV", "GLIBC_TUNABLES", "PATH", "HOME"),
+        *("RANK", "MASTER_ADDR", "LEPTON_ARTIFACTS", "TORCHELASTIC_RUN_ID", "TRACEPARENT", "CUDA_VISIBLE_DEVICES"),
+        *("", "lower", "A=B", "A\nB", "A" * 65, "Ä"),
+    ],
 )
 def test_names_that_change_what_runs_are_refused(name: str) -> None:
     with pytest.raises(InvalidArgument):

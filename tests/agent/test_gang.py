@@ -217,3 +217,17 @@ async def test_a_users_bundle_runs_in_the_place_of_the_built_in_program(world: A
         assert said.state == Slice.SUCCEEDED, said.message
         assert world.trainer.lines(job, index) == ["own ['a;b'] red True"]
     await until(lambda: not list((world.folder / "n1" / "work").glob("bundle.*")))
+
+
+async def test_a_launcher_that_dies_takes_its_ranks_along_and_is_replaced(world: AgentWorld) -> None:
+    workload = "projects/acme/workloads/orphan"
+    world.scheduler.start(workload, {N1: (0,)}, rank(world, "", "sleep"))
+    await world.scheduler.reported(workload, 0, Slice.RUNNING)
+    launchers = [each for each in world.agents["n1"].descendants() if "services.agent.launcher" in each.cmdline()]
+    next(each for each in launchers if each.ppid() == world.agents["n1"].process.pid).kill()
+    said = await world.scheduler.reported(workload, 0, Slice.FAILED)
+    assert said.exit_code == -9
+    again, job = "projects/acme/workloads/again", "projects/acme/jobs/again"
+    world.scheduler.start(again, {N1: (0,)}, rank(world, job, "add"))
+    said = await world.scheduler.reported(again, 0, Slice.SUCCEEDED, Slice.FAILED, deadline_s=60)
+    assert said.state == Slice.SUCCEEDED, said.message

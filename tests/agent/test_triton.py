@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -26,6 +27,22 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 def shared_memory_of(agent: int) -> list[Path]:
     return list(Path("/dev/shm").glob(f"lepton-triton-{agent}-*"))
+
+
+@pytest.fixture(autouse=True)
+def others() -> Iterator[None]:
+    """Notes which processes this one has already, for example the session's etcd: they are none of a test's business."""
+    OTHERS.clear()
+    OTHERS.update(process.pid for process in psutil.Process().children(recursive=True))
+    yield
+
+
+OTHERS: set[int] = set()
+
+
+def of_this_test() -> list[psutil.Process]:
+    """The processes that came with the running test, parents first."""
+    return [process for process in psutil.Process().children(recursive=True) if process.pid not in OTHERS]
 
 
 def is_gone(process: psutil.Process) -> bool:
@@ -103,8 +120,8 @@ async def test_a_model_that_cannot_load_names_the_cause(tmp_path: Path) -> None:
 
 async def test_a_stop_during_the_start_leaves_nothing(tmp_path: Path) -> None:
     async with replica(tmp_path, [served_model("demo.digits")]) as running:
-        await until(lambda: bool(psutil.Process().children(recursive=True)), 10)
-        family = psutil.Process().children(recursive=True)
+        await until(lambda: bool(of_this_test()), 10)
+        family = of_this_test()
         running.replica.stop()
         assert running.life is not None
         await asyncio.wait_for(running.life, 10)

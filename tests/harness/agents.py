@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from tests.harness.scheduler import ScriptedScheduler
 from tests.harness.trainer import ScriptedTrainer
 
 ROOT = Path(__file__).parents[2]
-SECRET = "canary-of-the-agents-own-environment"  # noqa: S105
+SECRET = "canary-of-the-agents-own-environment"
 
 
 class Peer:
@@ -64,6 +64,10 @@ class Agent:
     name: str
     process: asyncio.subprocess.Process
     state: Path
+
+    def work(self) -> list[str]:
+        """The folders of slices on its disk."""
+        return sorted(each.name for each in (self.state / "work").iterdir())
 
     def descendants(self) -> list[psutil.Process]:
         """All that it has started, and all that those have."""
@@ -161,8 +165,3 @@ async def _end(agent: Agent) -> None:
     if agent.process.returncode is None:
         agent.process.kill()
     await agent.process.wait()
-
-
-def variables(process: psutil.Process) -> Mapping[str, str]:
-    """A process's environment."""
-    return process.environ()

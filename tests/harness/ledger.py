@@ -17,7 +17,10 @@ from chassis.requests import Requests
 from lepton.errors import LeptonError
 from lepton.names import WorkloadName
 from lepton.scheduler.v1 import scheduler_service_pb2 as pb
-from lepton.scheduler.v1.scheduler_service_pb2_grpc import add_SchedulerServiceServicer_to_server
+from lepton.scheduler.v1.scheduler_service_pb2_grpc import (
+    SchedulerServiceServicer,
+    add_SchedulerServiceServicer_to_server,
+)
 from lepton.scheduler.v1.workload_pb2 import Slice, Workload
 from services.scheduler import convert, keys
 from services.scheduler.workloads import Workloads
@@ -27,7 +30,7 @@ from tests.harness.shown import shown
 T = TypeVar("T")
 
 
-class ScriptedLedger:
+class ScriptedLedger(SchedulerServiceServicer):
     """The workloads of a scheduler whose leader is the test."""
 
     def __init__(self, kv: MemoryKV, pager: Pager) -> None:
@@ -158,16 +161,21 @@ class ScriptedLedger:
         await self.change(name, state=Workload.RUNNING, slices=slices, generation=max(1, workload.generation))
 
 
+async def scripted(kv: MemoryKV) -> ScriptedLedger:
+    """A scripted scheduler that nobody reaches yet. Its pools are UNIMPLEMENTED."""
+    return ScriptedLedger(kv, await Pager.open(kv, "/lepton/scheduler/page_key"))  # type: ignore[abstract]
+
+
 @asynccontextmanager
 async def scripted_ledger(caller: str) -> AsyncIterator[tuple[ScriptedLedger, Ledger]]:
     """A scripted scheduler on a real server, and the ledger of `service/<caller>` that speaks to it."""
     async with MemoryKV() as kv:
-        scripted = ScriptedLedger(kv, await Pager.open(kv, "/lepton/scheduler/page_key"))
+        scheduler = await scripted(kv)
         async with (
-            serving((add_SchedulerServiceServicer_to_server, scripted), name="scheduler") as mesh,
+            serving((add_SchedulerServiceServicer_to_server, scheduler), name="scheduler") as mesh,
             mesh.peer(f"service/{caller}") as peers,
         ):
-            yield scripted, Ledger(peers.channel("scheduler"))
+            yield scheduler, Ledger(peers.channel("scheduler"))
 
 
 def _put(key: str, workload: Workload) -> Any:

@@ -1,4 +1,4 @@
-"""A scripted scheduler: the real session protocol over real mutual TLS, and a test that says what is started and stopped."""
+"""A scripted scheduler: the real session protocol over real mutual TLS, with a test that says what runs."""
 
 import asyncio
 from collections import defaultdict
@@ -37,7 +37,7 @@ class ScriptedScheduler(NodeSessionServiceServicer):
         self._changed = asyncio.Condition()
         self._sessions = 0
 
-    async def OpenSession(  # noqa: D102
+    async def OpenSession(
         self, requests: AsyncIterator[pb.OpenSessionRequest], context: Any
     ) -> AsyncIterator[pb.OpenSessionResponse]:
         hello = (await anext(requests)).hello

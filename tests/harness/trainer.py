@@ -1,4 +1,4 @@
-"""A scripted trainer: the real report protocol, everything kept in memory; it stores what it is told once, whatever comes twice."""
+"""A scripted trainer: the real report protocol, everything kept in memory, and once even when it comes twice."""
 
 import asyncio
 from collections import defaultdict
@@ -25,14 +25,14 @@ class ScriptedTrainer(RunReportServiceServicer):
         self.refuses: Callable[[pb.RunEvent], str] = lambda _: ""
         self._changed = asyncio.Condition()
 
-    async def StartRun(self, request: pb.StartRunRequest, context: Any) -> pb.StartRunResponse:  # noqa: D102
+    async def StartRun(self, request: pb.StartRunRequest, context: Any) -> pb.StartRunResponse:
         self.started.append(request)
         self.traceparents.append(dict(context.invocation_metadata()).get("traceparent", ""))
         if request.job not in self.runs:
             raise FailedPrecondition("JOB_ENDED", job=request.job)
         return self.runs[request.job]
 
-    async def ReportRun(  # noqa: D102
+    async def ReportRun(
         self, requests: AsyncIterator[pb.ReportRunRequest], context: Any
     ) -> AsyncIterator[pb.ReportRunResponse]:
         async for request in requests:

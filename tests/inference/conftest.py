@@ -16,7 +16,6 @@ from chassis.artifacts import ArtifactStore
 from chassis.election import Election
 from chassis.ledger import Ledger
 from chassis.memory_kv import MemoryKV
-from chassis.paging import Pager
 from lepton.inference.v1 import inference_service_pb2 as pb
 from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.inference.v1.model_pb2 import Model, ModelVersion
@@ -29,7 +28,7 @@ from services.inference.reconciler import Reconciler
 from services.inference.registry import Registry
 from services.inference.store import LEADER, deployment_key, deployments
 from tests.harness.crashes import Crash, MortalKV, MortalLedger, Steps
-from tests.harness.ledger import ScriptedLedger, scripted_ledger
+from tests.harness.ledger import ScriptedLedger, scripted, scripted_ledger
 from tests.harness.shown import shown
 
 PROJECT = "projects/acme"
@@ -54,7 +53,7 @@ class ScriptedRouting:
 class World:
     """What a test of the inference service holds."""
 
-    kv: MemoryKV
+    kv: Any  # a MemoryKV, or an EtcdKV
     scheduler: ScriptedLedger
     ledger: Ledger
     artifacts: ArtifactStore
@@ -183,7 +182,7 @@ def manifest(data: bytes) -> dict[str, str]:
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     """An inference service's world whose scheduler nobody reaches."""
     async with MemoryKV() as kv, aio.insecure_channel("127.0.0.1:1") as channel:
-        scheduler = ScriptedLedger(kv, await Pager.open(kv, "/page_key"))
+        scheduler = await scripted(kv)
         yield World(kv, scheduler, Ledger(channel), ArtifactStore(f"file://{tmp_path}/artifacts"))
 
 

@@ -1,13 +1,16 @@
 """Models and versions: numbered without a gap, never changed, named by aliases that move safely."""
 
 import asyncio
+import dataclasses
 import json
 
 import pytest
 
+from chassis.etcd import EtcdKV
 from lepton.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from lepton.inference.v1 import inference_service_pb2 as pb
 from lepton.models.package import GOLDEN
+from tests.harness.etcd import EtcdCluster
 from tests.inference.conftest import PROJECT, World, deployment_request, version_request
 
 
@@ -168,3 +171,12 @@ async def test_a_model_is_not_deleted_under_a_deployment_that_is_being_made(worl
         deleting = world.registry.delete_model(pb.DeleteModelRequest(name=model.name))
         made, deleted = await asyncio.gather(creating, deleting, return_exceptions=True)
         assert isinstance(made, BaseException) != isinstance(deleted, BaseException), (turns, made, deleted)
+
+
+@pytest.mark.integration
+async def test_over_etcd_too_versions_are_numbered_without_a_gap(world: World, own_etcd: EtcdCluster) -> None:
+    async with EtcdKV(own_etcd.endpoints) as kv:
+        there = dataclasses.replace(world, kv=kv)
+        model = await there.model()
+        made = await asyncio.gather(*(there.version(model) for _ in range(20)))
+    assert sorted(int(version.name.rpartition("/")[2]) for version in made) == list(range(1, 21))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from chassis.paging import Pager
-from lepton.errors import LeptonError, NotFound, OutOfRange, PermissionDenied
+from lepton.errors import Aborted, LeptonError, NotFound, OutOfRange, PermissionDenied
 from lepton.inference.v1 import inference_service_pb2 as pb
 from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.inference.v1.inference_service_pb2_grpc import (
@@ -136,6 +136,15 @@ async def test_a_watch_goes_on_from_a_bookmark(stub: Any, world: World) -> None:
     await world.kv.compact((await world.kv.list("/")).revision)
     with pytest.raises(OutOfRange, match="REVISION_COMPACTED"):
         await stub.WatchDeployments(request).read()
+
+
+async def test_an_update_of_what_has_changed_since_it_was_read_is_refused(stub: Any, world: World) -> None:
+    read = await world.deployed()
+    changed = Deployment(name=read.name, replicas=4, etag=read.etag)
+    await stub.UpdateDeployment(pb.UpdateDeploymentRequest(deployment=changed))
+    with pytest.raises(Aborted, match="ETAG_MISMATCH"):
+        await stub.UpdateDeployment(pb.UpdateDeploymentRequest(deployment=changed))
+    assert (await world.current(read)).replicas == 4
 
 
 async def test_what_the_server_sets_is_not_taken_from_the_client(stub: Any) -> None:

@@ -48,6 +48,7 @@ def test_the_demo_trains_deploys_and_predicts_and_a_second_run_works(tmp_path: P
     assert leftovers(home.root) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", ["starting auth", "starting gateway", "submitted", "registered"])
 def test_ctrl_c_leaves_no_process(tmp_path: Path, after: str) -> None:
     home = Home(tmp_path / "home")

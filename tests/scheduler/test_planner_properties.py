@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from services.scheduler.lifecycle import FINAL, OVER
 from services.scheduler.snapshot import Assignment, Kind, SliceState, State
@@ -154,9 +154,10 @@ TestFleet.settings = settings(
 
 
 @pytest.mark.slow
-class TestManyFleets(Fleet.TestCase):
-    """The same, many more times."""
-
-    settings = settings(
-        max_examples=5000, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+def test_many_fleets() -> None:
+    run_state_machine_as_test(
+        Fleet,
+        settings=settings(
+            max_examples=5000, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
     )

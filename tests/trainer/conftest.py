@@ -15,7 +15,6 @@ from chassis.artifacts import ArtifactStore
 from chassis.election import Election
 from chassis.ledger import Ledger
 from chassis.memory_kv import MemoryKV
-from chassis.paging import Pager
 from chassis.resources import now
 from lepton.internal.v1 import run_report_pb2 as report
 from lepton.names import JobName
@@ -29,7 +28,7 @@ from services.trainer.store import LEADER, JobStore, job_key, workload_uid_key
 from services.trainer.submission import new_job
 from services.trainer.workload import workload_name
 from tests.harness.crashes import Crash, MortalKV, MortalLedger, Steps
-from tests.harness.ledger import ScriptedLedger, scripted_ledger
+from tests.harness.ledger import ScriptedLedger, scripted, scripted_ledger
 from tests.harness.shown import shown
 
 DATASET = "sha256:" + "d" * 64
@@ -39,7 +38,7 @@ DATASET = "sha256:" + "d" * 64
 class World:
     """What a trainer's test holds."""
 
-    kv: MemoryKV
+    kv: Any  # a MemoryKV, or an EtcdKV
     scheduler: ScriptedLedger
     ledger: Ledger
     artifacts: ArtifactStore
@@ -131,7 +130,7 @@ def workload_of(job: Job) -> str:
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     """A trainer's world whose scheduler nobody reaches."""
     async with MemoryKV() as kv, aio.insecure_channel("127.0.0.1:1") as channel:
-        scheduler = ScriptedLedger(kv, await Pager.open(kv, "/page_key"))
+        scheduler = await scripted(kv)
         yield _world(tmp_path, kv, scheduler, Ledger(channel))
 
 

@@ -1,12 +1,14 @@
 """Jobs get their workloads and follow them, whatever dies in between."""
 
 import asyncio
+import dataclasses
 import functools
 from contextlib import aclosing
 
 import pytest
 
 from chassis.election import Election
+from chassis.etcd import EtcdKV
 from lepton.errors import InvalidArgument, Unavailable
 from lepton.names import JobName
 from lepton.scheduler.v1.scheduler_service_pb2 import CreateWorkloadRequest
@@ -15,6 +17,7 @@ from lepton.trainer.v1.job_pb2 import Job
 from services.trainer.store import LEADER, job_key
 from services.trainer.workload import workload_request
 from tests.harness.crashes import Steps
+from tests.harness.etcd import EtcdCluster
 from tests.trainer.conftest import World, start_request, workload_of
 
 
@@ -296,3 +299,18 @@ async def test_the_ledger_tells_what_vanished_while_history_was_lost(world: Worl
 async def test_every_job_lies_at_its_key(world: World) -> None:
     job = await world.submit()
     assert await world.kv.get(job_key(JobName.parse(job.name))) is not None
+
+
+@pytest.mark.integration
+async def test_over_etcd_a_killed_trainer_is_followed_by_another(world: World, own_etcd: EtcdCluster) -> None:
+    async with EtcdKV(own_etcd.endpoints) as kv:
+        mesh = dataclasses.replace(world, kv=kv)
+        killed = 0
+        for at in (1, 2, 3):
+            job = await mesh.submit(f"digits-{at}")
+            living = asyncio.ensure_future(life(mesh, job))
+            killed += await mesh.killed_at(Steps(at, after=True), functools.partial(mesh.in_state, job, Job.SUCCEEDED))
+            async with mesh.reconciling("t2"):
+                await living
+    assert killed == 3
+    assert len(await world.scheduler.names()) == 3

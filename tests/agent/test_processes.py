@@ -1,4 +1,4 @@
-"""Process programs on a real agent: run, fail with their last words, stop, change generation, and nothing a shell would read."""
+"""Process programs on a real agent: run, fail with their last words, stop, are adopted, and never see a shell."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -71,7 +71,8 @@ async def test_the_digests_that_a_process_reports_are_the_outputs_of_its_slice(w
 async def test_arguments_and_values_that_a_shell_would_run_are_plain_text(world: AgentWorld, tmp_path: Path) -> None:
     workload, mark = "projects/acme/workloads/injected", tmp_path / "ran"
     evil = f"; touch {mark} $(touch {mark}) `touch {mark}` | touch {mark}\ntouch {mark}"
-    code = f"import os, sys; assert sys.argv[1] == os.environ['EVIL'] == {evil!r}; assert {SECRET!r} not in str(os.environ)"
+    code = f"import os, sys; assert sys.argv[1] == os.environ['EVIL'] == {evil!r}; "
+    code += f"assert {SECRET!r} not in str(os.environ)"
     world.scheduler.start(workload, {N1: (0,)}, process(sys.executable, "-c", code, evil, EVIL=evil))
     said = await world.scheduler.reported(workload, 0, Slice.SUCCEEDED, Slice.FAILED)
     assert said.state == Slice.SUCCEEDED, said.message
@@ -92,8 +93,8 @@ async def test_a_process_that_ignores_the_notice_is_killed_when_its_grace_is_ove
     line = '{"seq": 1, "kind": "output", "name": "deaf", "digest": "sha256:' + "b" * 64 + '"}\\n'
     code += f"; import os; os.write(int(os.environ['LEPTON_REPORT_FD']), b'{line}'); time.sleep(600)"
     world.scheduler.start(workload, {N1: (0,)}, python(code))
-    said = world.scheduler.reports[workload, 1, 0]
-    await world.scheduler.until(lambda: said and said[-1].outputs)
+    reports = world.scheduler.reports[workload, 1, 0]
+    await world.scheduler.until(lambda: reports and reports[-1].outputs)
     world.scheduler.stop(N1, workload, grace_s=0.5, reason="cancelled")
     said = await world.scheduler.reported(workload, 0, Slice.STOPPED)
     assert (said.exit_code, said.message) == (-9, "cancelled")
