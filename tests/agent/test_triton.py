@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -30,11 +29,10 @@ def shared_memory_of(agent: int) -> list[Path]:
 
 
 @pytest.fixture(autouse=True)
-def others() -> Iterator[None]:
-    """Notes which processes this one has already, for example the session's etcd: they are none of a test's business."""
+def others() -> None:
+    """Notes which processes this one has already, for example the session's etcd: none of a test's business."""
     OTHERS.clear()
     OTHERS.update(process.pid for process in psutil.Process().children(recursive=True))
-    yield
 
 
 OTHERS: set[int] = set()
