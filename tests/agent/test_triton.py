@@ -134,7 +134,7 @@ from services.agent.triton import TritonReplica
 from tests.harness.serving import served_model, triton_tools
 
 async def observe(event):
-    print(event.state, flush=True)
+    print(event.state, event.endpoints.get("grpc", ""), flush=True)
 
 replica = TritonReplica(
     tools=triton_tools(), directory=Path(sys.argv[1]), models=[served_model("demo.digits")], observe=observe
@@ -144,24 +144,46 @@ asyncio.run(replica.run())
 
 
 async def test_an_agent_killed_with_sigkill_takes_server_and_stub_with_it(tmp_path: Path) -> None:
+    await kill_an_agent(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(20))
+async def test_no_stub_waits_for_ever_for_a_lock_that_its_server_held(tmp_path: Path, attempt: int) -> None:
+    """A server killed in the middle of a request may hold a lock in shared memory, and its stub then never ends."""
+    await kill_an_agent(tmp_path, requests=8, after_s=attempt * 0.01)
+
+
+async def kill_an_agent(folder: Path, *, requests: int = 0, after_s: float = 0.0) -> None:
+    """Kills a serving agent while `requests` callers ask its server, and expects its whole family gone."""
     triton_tools()
     agent = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         AGENT,
-        str(tmp_path),
+        str(folder),
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": "."},
     )
     assert agent.stdout is not None
     async with asyncio.timeout(30):
-        while await agent.stdout.readline() != b"ready\n":
+        while not (line := await agent.stdout.readline()).startswith(b"ready"):
             assert agent.returncode is None
     family = psutil.Process(agent.pid).children(recursive=True)
     assert len(family) == 3, "the guard, the server and one stub"
-    agent.kill()
-    await agent.wait()
+    async with grpc.aio.insecure_channel(line.split()[1].decode()) as channel, asyncio.TaskGroup() as callers:
+        for _ in range(requests):
+            callers.create_task(ask_until_it_fails(channel))
+        await asyncio.sleep(after_s)  # another moment in every attempt
+        agent.kill()
+        await agent.wait()
     await until(lambda: all(map(is_gone, family)), 10)
+
+
+async def ask_until_it_fails(channel: grpc.aio.Channel) -> None:
+    golden = served_model("demo.digits").golden.head(1)
+    while (await check(channel, "demo.digits", golden, deadline_s=5)).passed:
+        pass
 
 
 def test_a_repository_path_that_leaves_its_model_is_refused(tmp_path: Path) -> None:

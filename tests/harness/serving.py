@@ -138,8 +138,9 @@ async def replica(
 class Authority:
     """Signs access tokens as the auth service does."""
 
-    def __init__(self) -> None:
-        self.key = jwk.OKPKey.generate_key("Ed25519", {"kid": "k1", "use": "sig", "alg": "EdDSA"})
+    def __init__(self, key_id: str = "k1") -> None:
+        self.key_id = key_id
+        self.key = jwk.OKPKey.generate_key("Ed25519", {"kid": key_id, "use": "sig", "alg": "EdDSA"})
         jwks = json.dumps({"keys": [self.key.as_dict(private=False)]})
         self.rules = TokenRules(issuer="lepton", audience="lepton", jwks=jwks)
 
@@ -148,7 +149,7 @@ class Authority:
         claims = {"iss": issuer, "aud": audience, "sub": "users/ada", "iat": now, "exp": now + lifetime_s}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # joserfc prefers the newer name Ed25519, which Envoy does not know
-            header = {"alg": "EdDSA", "kid": "k1"}
+            header = {"alg": "EdDSA", "kid": self.key_id}
             return jwt.encode(header, {**claims, "projects": list(projects)}, self.key, algorithms=["EdDSA"])
 
     def bearer(self, *projects: str) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """The data plane as clients meet it: NVIDIA's own client, through real Envoy, to real Triton replicas."""
 
 import asyncio
+import json
 import queue
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,17 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from services.agent.triton import ReplicaSettings
-from services.inference.envoy import Route, Routes
-from tests.harness.serving import Replica, RunningGateway, certificate, gateway, replica, samples, served_model
+from services.inference.envoy import Route, Routes, render, write
+from tests.harness.serving import (
+    Authority,
+    Replica,
+    RunningGateway,
+    certificate,
+    gateway,
+    replica,
+    samples,
+    served_model,
+)
 from tests.harness.wait import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -267,6 +277,40 @@ async def test_a_large_message_passes_and_a_larger_one_is_refused(stack: Stack) 
             x = np.zeros((mebibytes << 12, 1, 8, 8), np.float32)
             with pytest.raises(grpc.aio.AioRpcError, match=expected):
                 await infer(request(x), metadata=metadata, timeout=20)
+
+
+async def test_a_signing_key_is_replaced_under_load_without_an_error(stack: Stack) -> None:
+    """The keys stand in the listener: the connections of the old one drain, and clients go over to the new one."""
+    x, _ = samples(1)
+    old, new = stack.front.authority, Authority(key_id="k2")
+    both = json.dumps({"keys": [json.loads(one.rules.jwks)["keys"][0] for one in (old, new)]})
+    done = asyncio.Event()
+
+    async with stack.channel() as channel, asyncio.TaskGroup() as tasks:
+        infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+
+        async def load() -> None:
+            while not done.is_set():
+                await infer(request(x), metadata=tuple(old.bearer("demo").items()), timeout=10)
+
+        for _ in range(4):
+            tasks.create_task(load())
+        gateway = replace(stack.front.gateway, tokens=replace(old.rules, jwks=both))
+        routes = Routes(routes=(Route(model=MODEL, endpoints=tuple(one.endpoint for one in stack.replicas)),))
+        assert write(gateway.directory, render(gateway, routes)) == ["lds.json"]
+
+        async def is_accepted() -> bool:
+            async with stack.channel() as fresh:
+                call = service_pb2_grpc.GRPCInferenceServiceStub(fresh).ModelInfer
+                try:
+                    await call(request(x), metadata=tuple(new.bearer("demo").items()), timeout=5)
+                except grpc.aio.AioRpcError:
+                    return False
+            return True
+
+        await until(is_accepted, 10)
+        done.set()
+    stack.front.gateway = gateway
 
 
 async def test_the_identity_is_replaced_without_a_restart(stack: Stack) -> None:

@@ -9,7 +9,12 @@ from lepton.trainer.v1.job_pb2 import Job
 from tests.harness.wait import until
 from tests.mesh.conftest import Stack, digits_job
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="function")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.asyncio(loop_scope="function"),
+]
 
 
 async def training(client: AsyncClient, job_id: str, *, epochs: int, pools: tuple[str, ...] = ()) -> None:
@@ -42,7 +47,7 @@ async def test_a_job_succeeds_though_every_service_is_killed_in_turn(stack: Stac
 
 async def test_a_killed_agent_loses_its_node_and_its_gang_finishes_elsewhere(stack: Stack, client: AsyncClient) -> None:
     pools = ("pools/general", "pools/performance")
-    await training(client, "mover", epochs=400, pools=pools)
+    await training(client, "mover", epochs=80, pools=pools)
     before = await client.jobs.get("mover")
     assert any("general-2" in node for node in before.nodes)
     stack.kill("agent-general-2")
@@ -50,10 +55,10 @@ async def test_a_killed_agent_loses_its_node_and_its_gang_finishes_elsewhere(sta
         async for job in client.jobs.watch("mover"):
             if job.generation > before.generation:
                 break
-    checkpoint = next(each async for each in client.jobs.checkpoints("mover"))
-    assert checkpoint.step > 0
-    lines = [line async for line in client.jobs.metrics("mover")]
-    assert lines, "what was measured before is still there"
-    await client.jobs.cancel("mover")
-    ended = await client.jobs.wait("mover", timeout_s=60)
-    assert ended.state == Job.CANCELLED
+    job = await client.jobs.wait("mover", timeout_s=150)
+    assert job.state == Job.SUCCEEDED, job
+    assert job.generation == before.generation + 1
+    # The stack's supervisor starts the agent again, so the gang may well find its place on that machine once more.
+    assert job.metrics["accuracy"] >= 0.97
+    steps = [point.step async for point in client.jobs.metrics("mover") if point.generation == job.generation]
+    assert min(steps) > 1, "it went on from the last checkpoint, not from the beginning"

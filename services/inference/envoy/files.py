@@ -68,6 +68,7 @@ def _bootstrap(gateway: Gateway) -> Json:
     bootstrap: Json = {
         "node": {"id": "gateway", "cluster": "lepton"},
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": gateway.admin_port}}},
+        "overload_manager": {"resource_monitors": [_connection_limit(gateway.max_connections)]},
         "dynamic_resources": {
             "lds_config": file_source(gateway.directory / "lds.json"),
             "cds_config": file_source(gateway.directory / "cds.json"),
@@ -75,6 +76,14 @@ def _bootstrap(gateway: Gateway) -> Json:
         "static_resources": {"clusters": [collector_cluster(gateway.collector)] if gateway.collector else []},
     }
     return bootstrap
+
+
+def _connection_limit(limit: int) -> Json:
+    kind = "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+    return {
+        "name": "envoy.resource_monitors.global_downstream_max_connections",
+        "typed_config": {"@type": TYPE + kind, "max_active_downstream_connections": limit},
+    }
 
 
 def _descriptors() -> bytes:

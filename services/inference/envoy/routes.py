@@ -89,6 +89,8 @@ class Gateway:
     sampling: float = 0.01
     """Share of the calls without a `traceparent` that are traced; with one, its flag decides."""
     max_message_bytes: int = 64 << 20
+    max_connections: int = 10_000
+    """Connections from outside that are held at once; more are closed as they come."""
     drain_s: int = 10
 
     @property
