@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import time
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient import grpc as tritonclient
+from tritonclient.utils import InferenceServerException
 
 from lepton import data
 from lepton.client import AsyncClient
@@ -14,6 +16,7 @@ from lepton.profile import Profile
 
 Array = NDArray[Any]
 _BATCH: Final = 16
+_PATIENCE_S: Final = 15.0
 
 
 def held_out(source: str, count: int) -> tuple[Array, Array]:
@@ -38,10 +41,22 @@ def predictions(profile: Profile, token: str, model_name: str, inputs: Array, tr
             batch = np.ascontiguousarray(inputs[begin : begin + _BATCH])
             tensor = tritonclient.InferInput("x", list(batch.shape), "FP32")
             tensor.set_data_from_numpy(batch)
-            answers.append(client.infer(model_name, [tensor], headers=headers).as_numpy("logits"))
+            answers.append(_infer(client, model_name, tensor, headers).as_numpy("logits"))
     finally:
         client.close()
     return np.concatenate(answers)
+
+
+def _infer(client: Any, model_name: str, tensor: Any, headers: dict[str, str]) -> Any:
+    """One call, repeated for a while when the gateway has no replica for it: NVIDIA's client does not retry."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return client.infer(model_name, [tensor], headers=headers)
+        except InferenceServerException as error:
+            if "UNAVAILABLE" not in str(error.status()) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 async def checkpoint_outputs(client: AsyncClient, package: str, inputs: Array) -> Array:
