@@ -190,6 +190,7 @@ async def test_agents_may_not_submit(replica: Replica) -> None:
 async def test_an_update_names_what_it_changes(replica: Replica) -> None:
     created = await replica.submit("web", workload(1, kind=Workload.SERVING))
     request = pb.UpdateWorkloadRequest(workload=created)
+    request.workload.etag = ""  # whatever the planner has written meanwhile
     request.workload.priority = 7
     request.update_mask.paths.append("priority")
     changed = await replica.trainer.UpdateWorkload(request)
