@@ -25,6 +25,7 @@ from tests.harness.proxy import Proxy
 
 PREFIX: Final = "/truth/"
 END: Final = PREFIX + "~end"
+MARKER: Final = "/compaction"
 WORKERS: Final = 32
 DELETE_EVERY: Final = 10  # one write in ten deletes what the same worker wrote LAG writes before
 LAG: Final = 400
@@ -122,8 +123,12 @@ async def crash(etcd: EtcdCluster, proxy: Proxy, kv: EtcdKV, record: Record, kee
 
 
 async def compact(kv: EtcdKV) -> None:
-    """Forget all history."""
-    await kv.compact((await kv.list(PREFIX, limit=1)).revision)
+    """Forget all history before a write of our own.
+
+    etcd 3.4.23 forgets a deletion at the very revision of a compaction too, without a word to the watches that have
+    come just so far (etcd-io/etcd#18089). No client could find that out; a put at that revision stays.
+    """
+    await kv.compact(await kv.put(MARKER, b""))
 
 
 async def more_writes(record: Record, total: int) -> None:
