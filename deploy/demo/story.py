@@ -25,7 +25,7 @@ POOLS: Final = ("pools/general", "pools/performance")
 TOLERANCE: Final = 1e-3
 """Largest difference between a served output and the checkpoint's own; float32 through another engine."""
 _TRACE_PATIENCE_S: Final = 20.0
-_SERVICES_AT_LEAST: Final = 6
+_LAST_TO_REPORT: Final = "triton"
 
 
 class DemoFailed(Exception):
@@ -174,12 +174,12 @@ async def _predict(client: AsyncClient, job: Job, deployment: Deployment, source
 
 
 async def _trace(client: AsyncClient, trace_id: str, show: Show) -> list[str]:
-    """Waits until the last exporters have sent what they hold: the trace has stopped growing."""
+    """Waits until the last exporters have sent what they hold and the trace no longer grows."""
     deadline, spans, settled = time.monotonic() + _TRACE_PATIENCE_S, -1, 0
     while time.monotonic() < deadline and settled < 3:
         found = await client.trace(trace_id)
         services = sorted({span["service"] for span in found})
-        settled = settled + 1 if len(found) == spans and len(services) >= _SERVICES_AT_LEAST else 0
+        settled = settled + 1 if len(found) == spans and _LAST_TO_REPORT in services else 0
         spans = len(found)
         await asyncio.sleep(0.5)
     for line in trace_tree.render(found).splitlines():

@@ -200,8 +200,9 @@ class TritonServer:
             # Calls that bring a sampled `traceparent` are traced, as children of it, and of the others none: one in two
             # thousand million. Rate 0 would switch tracing off.
             rate = "rate=2000000000"
-            settings = ("mode=opentelemetry", "level=TIMESTAMPS", rate, f"opentelemetry,url={self._trace_url}")
-            tracing = [f"--trace-config={one}" for one in (*settings, "opentelemetry,resource=service.name=triton")]
+            options = (f"url={self._trace_url}", "resource=service.name=triton", "bsp_schedule_delay=500")  # ms
+            settings = ("mode=opentelemetry", "level=TIMESTAMPS", rate, *(f"opentelemetry,{one}" for one in options))
+            tracing = [f"--trace-config={one}" for one in settings]
         return [
             str(self._tools.server),
             f"--model-repository={self._repository}",

@@ -96,7 +96,9 @@ def _cluster(name: str, directory: Path) -> Json:
         "health_checks": [] if name == ANY else [_HEALTH_CHECK],
         # A replica leaves when the file says so, though it may still be healthy; calls in flight finish.
         "ignore_health_on_host_removal": True,
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        # Without a window: by default Envoy's workers hear only after a second that a replica has become healthy, while
+        # its admin interface, by which a deployment is called READY, says so at once.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
         # 5xx answers may be the caller's own bad input; only what the replica did as a server counts against it.
         "outlier_detection": {
             "split_external_local_origin_errors": True,
