@@ -178,8 +178,12 @@ async def _send(call: Call, responses: Any, context: Any) -> None:
     write = context.write
     async with aclosing(responses):
         async for response in responses:
+            call.is_sending = True
             await write(response)
+            call.is_sending = False
             call.sent += 1
+            if call.cut_by is not None:
+                raise asyncio.CancelledError
 
 
 class _Requests:

@@ -33,7 +33,7 @@ class Call:
     """One call: its method, metadata, deadline and caller. Mutable, because the middleware fills it in."""
 
     __slots__ = (
-        "_peer", "authorization", "code", "context", "cut_by", "deadline", "error", "method", "principal",
+        "_peer", "authorization", "code", "context", "cut_by", "deadline", "error", "is_sending", "method", "principal",
         "received", "request_id", "resource", "sent", "span", "started", "task", "trace", "traceparent",
     )  # fmt: skip
 
@@ -61,6 +61,7 @@ class Call:
         self.sent = self.received = 0
         self.cut_by: LeptonError | None = None
         self.task: asyncio.Task[Any] | None = None  # set for streams, which may be cut
+        self.is_sending = False  # a message is on its way out
         self._peer: str | None = None
 
     @property
@@ -88,10 +89,14 @@ class Call:
         return None if self.deadline is None else self.deadline - monotonic()
 
     def cut(self, error: LeptonError) -> None:
-        """End a stream that is being served, with this error."""
+        """End a stream that is being served, with this error; a message that is on its way out goes out first.
+
+        A task that is cancelled within a write of grpc.aio 1.81 never gets its status out: the caller would wait for ever.
+        """
         if self.task is not None and self.cut_by is None:
             self.cut_by = error
-            self.task.cancel()
+            if not self.is_sending:
+                self.task.cancel()
 
 
 # grpc.aio decodes the metadata to find the handler; decoding it again for the call would cost 5 us.
