@@ -91,7 +91,7 @@ class Call:
     def cut(self, error: LeptonError) -> None:
         """End a stream that is being served, with this error; a message that is on its way out goes out first.
 
-        A task that is cancelled within a write of grpc.aio 1.81 never gets its status out: the caller would wait for ever.
+        A task that is cancelled within a write of grpc.aio 1.81 never gets its status out: its caller would wait on.
         """
         if self.task is not None and self.cut_by is None:
             self.cut_by = error

@@ -1,9 +1,9 @@
 """Owns one tritonserver process from its start to its last descendant: ports, environment, model loading, end."""
 
 import asyncio
+import contextlib
 import os
 import shutil
-import signal
 import socket
 import sys
 import sysconfig
@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import grpc
+import psutil
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from lepton.golden import Golden, Verdict, check
@@ -182,14 +183,13 @@ class TritonServer:
 
     async def _kill(self) -> None:
         group = self._process.pid
-        try:
-            while True:
-                os.killpg(group, signal.SIGKILL)
-                await self._process.wait()
-                await asyncio.sleep(0.01)  # until init has collected the stubs
-        except ProcessLookupError:
-            pass
+        while living := _living(group):
+            for process in living:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            await asyncio.sleep(0.01)
         await self._process.wait()
+        _collect(group)
         await self._channel.close()
         for region in _SHARED_MEMORY.glob(f"{self._shared_memory}*"):
             region.unlink(missing_ok=True)
@@ -239,6 +239,26 @@ def materialise(repository: Path, models: Sequence[ServedModel]) -> None:
                 shutil.copyfile(content, target)
             else:
                 target.write_bytes(content)
+
+
+def _living(group: int) -> list[psutil.Process]:
+    """The members of a process group that still run. One that is dead and not yet waited for is none of them.
+
+    Whoever inherits an orphan may never wait for it, as the first process of most containers does not.
+    """
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def _collect(group: int) -> None:
+    """Waits for the dead of a process group that this process has inherited."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
 
 
 def sweep_shared_memory() -> None:

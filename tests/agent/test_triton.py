@@ -1,9 +1,11 @@
 """A replica on real Triton: it proves its answers, heals, stops, and leaves no process."""
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -17,6 +19,7 @@ from tests.harness.serving import replica, served_model, triton_tools
 from tests.harness.wait import until
 
 pytestmark = pytest.mark.integration
+PR_SET_CHILD_SUBREAPER = 36
 QUICK = ReplicaSettings(check_interval_s=0.2, check_s=1.0, start_s=20, load_s=20)
 
 
@@ -67,6 +70,30 @@ async def test_a_replica_is_ready_once_golden_inference_passed_and_stops_without
     assert [event.state for event in running.events] == ["starting", "ready", "stopping", "stopped"]
     assert all(map(is_gone, family))
     assert not shared_memory_of(os.getpid())
+
+
+@pytest.fixture
+def subreaper() -> Iterator[None]:
+    """This process inherits orphans, as the first process of a container does, and nobody waits for them."""
+    set_subreaper = ctypes.CDLL(None).prctl
+    set_subreaper(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    yield
+    set_subreaper(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@pytest.mark.usefixtures("subreaper")
+async def test_a_stop_does_not_wait_for_orphans_that_nobody_collects(tmp_path: Path) -> None:
+    """The stop looked for the group until it was gone: below a process that inherits orphans, for ever."""
+    async with replica(tmp_path, [served_model("demo.digits")], QUICK) as running:
+        await running.ready()
+        assert running.replica.pid is not None
+        family = descendants(running.replica.pid)
+        family[SERVER].kill()  # its stub is nobody's
+        await running.ready(times=2)
+        running.replica.stop()
+        assert running.life is not None
+        await asyncio.wait_for(running.life, 15)
+    assert not of_this_test(), "what was inherited has been waited for"
 
 
 GUARD, SERVER, STUB = range(3)
