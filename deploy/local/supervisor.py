@@ -59,6 +59,8 @@ class Supervisor:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         not_ours = {process.pid for process in psutil.Process().children(recursive=True)}
         watchers: list[asyncio.Task[None]] = []
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGCHLD, _collect_orphans)
         try:
             started = await self._start_all(watchers)
             if started:
@@ -71,6 +73,7 @@ class Supervisor:
                 watcher.cancel()
             await asyncio.gather(*watchers, return_exceptions=True)
             await self._stop_all()
+            loop.remove_signal_handler(signal.SIGCHLD)
             _reap_strays(not_ours)
             if self._phase != "failed":
                 self._state_file.unlink(missing_ok=True)
@@ -148,6 +151,15 @@ class Supervisor:
         aside = self._state_file.with_suffix(".new")
         aside.write_text(json.dumps(state, indent=1) + "\n")
         aside.replace(self._state_file)
+
+
+def _collect_orphans() -> None:
+    """Waits for the dead that were inherited: they are of a group that they do not lead, and that is not ours."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError, ChildProcessError):
+            group = os.getpgid(child.pid)
+            if child.status() == psutil.STATUS_ZOMBIE and group not in (child.pid, os.getpgid(0)):
+                os.waitpid(child.pid, os.WNOHANG)
 
 
 def _reap_strays(not_ours: set[int]) -> None:

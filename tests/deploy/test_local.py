@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -79,6 +80,25 @@ async def test_grandchildren_end_too(tmp_path: Path) -> None:
     supervisor.request_stop()
     await task
     assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+
+
+async def test_an_orphan_that_ends_is_collected_while_the_stack_runs(tmp_path: Path) -> None:
+    leaves = "import os; os.fork() and os._exit(0); os.close(0); open(os.environ['PIPE']).read()"
+    os.mkfifo(pipe := tmp_path / "pipe")
+    code = f"import os, sys, time, subprocess; subprocess.run([sys.executable, '-c', {leaves!r}]); time.sleep(600)"
+    parent = replace(program(tmp_path, "parent", code), environment={"PIPE": str(pipe)})
+    supervisor, task = await running(tmp_path, [parent])
+    await until(lambda: orphans(pid(tmp_path, "parent")), 20)
+    (orphan,) = orphans(pid(tmp_path, "parent"))
+    pipe.write_text("end")
+    await until(lambda: not psutil.pid_exists(orphan.pid), 10)
+    supervisor.request_stop()
+    assert await task
+
+
+def orphans(group: int) -> list[psutil.Process]:
+    """The children of this process that belong to another's group."""
+    return [each for each in psutil.Process().children() if each.pid != group and os.getpgid(each.pid) == group]
 
 
 async def test_the_stack_ends_when_its_holder_goes_away_without_letting_go(tmp_path: Path) -> None:
