@@ -177,6 +177,8 @@ class Session:
 
     async def _write(self, request: pb.OpenSessionRequest) -> None:
         async with self._writing:
+            if self._stream is None:
+                raise asyncio.InvalidStateError("the session has ended")
             await self._stream.write(request)
 
     async def _guard(self) -> NoReturn:
@@ -215,14 +217,15 @@ class Session:
     async def _leave(self, life: asyncio.Future[None]) -> None:
         self._is_leaving = True
         await self._slices.stop_all(self._grace_s, "the node leaves")
-        if self._stream is None or not self._is_welcome.is_set():
+        stream = self._stream
+        if stream is None or not self._is_welcome.is_set():
             return
         try:
             async with asyncio.timeout(_GOODBYE_S):
                 await self._outbox.drained()
                 self._has_left = True
                 await self._write(pb.OpenSessionRequest(goodbye=pb.Goodbye()))
-                await self._stream.done_writing()
+                await stream.done_writing()  # the scheduler, which has heard the goodbye, may have ended it already
                 await asyncio.wait({life})  # the scheduler ends the stream
         except (TimeoutError, LeptonError, asyncio.InvalidStateError) as error:
             log.warning("left without a goodbye", why=str(error))
