@@ -55,3 +55,12 @@ def exists(path: Path) -> Probe:
         return await asyncio.to_thread(path.exists)
 
     return ask
+
+
+def every(*probes: Probe) -> Probe:
+    """A process that passes all of these."""
+
+    async def ask() -> bool:
+        return all([await probe() for probe in probes])
+
+    return ask

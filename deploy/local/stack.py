@@ -1,7 +1,9 @@
 """What the one-machine stack consists of, and in which order it starts."""
 
 import sys
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import tomli_w
@@ -35,7 +37,10 @@ def plan(home: Home) -> Plan:
         partial(bootstrap.initialise_auth, home),
         partial(bootstrap.admit, home, _MEMBERS),
         _service("auth", home, ports),
-        [_service(name, home, ports) for name in SERVICES if name != "auth"],
+        [
+            *(_service(name, home, ports) for name in SERVICES if name not in ("auth", "inference")),
+            _inference(home, ports),
+        ],
         partial(bootstrap.create_pools, home, ports),
         [_gateway(home, ports), *(_agent(node, home, ports) for node in NODES)],
     ]
@@ -73,11 +78,21 @@ def _service(name: str, home: Home, ports: Ports) -> Component:
     )
 
 
+def _inference(home: Home, ports: Ports) -> Component:
+    """It is ready when Envoy can start too: when it has written the last of the gateway's files."""
+    service = _service("inference", home, ports)
+    return replace(service, is_ready=probes.every(service.is_ready, probes.exists(_gateway_start(home))))
+
+
+def _gateway_start(home: Home) -> Path:
+    return home.root / "gateway" / "bootstrap.json"
+
+
 def _gateway(home: Home, ports: Ports) -> Component:
-    """Envoy; the inference service has written its files by the time it answers."""
+    """Envoy, by the files that the inference service writes."""
     folder = home.root / "gateway"
     argv = [
-        *(str(tools.envoy()), "--config-path", str(folder / "bootstrap.json"), "--disable-hot-restart"),
+        *(str(tools.envoy()), "--config-path", str(_gateway_start(home)), "--disable-hot-restart"),
         *("--admin-address-path", str(folder / "admin.address")),
         *("--concurrency", "2", "--drain-time-s", "5", "--log-level", "warning"),
     ]
