@@ -11,7 +11,7 @@ export LEPTON_HOME ?= $(CURDIR)/.lepton
 PYTHONS := $(PYTHON) python3 python3.12 python3.11
 CODE := sdk/lepton chassis services deploy bench
 # Tests that need no other program and are over in seconds.
-QUICK := -m "not slow and not integration" --ignore=tests/mesh --ignore=tests/faults
+QUICK := -m "not slow and not integration and not exhaustive" --ignore=tests/mesh --ignore=tests/faults
 # What `make bench` runs: every module of bench that is a program.
 BENCHES ?= $(sort $(basename $(notdir $(shell grep -l __main__ bench/*.py 2>/dev/null))))
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
 
+from buf.validate import validate_pb2
 from google.api import field_behavior_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
@@ -114,7 +115,13 @@ def _plan(message: Descriptor, plans: dict[str, Plan], *, is_partial: bool = Fal
             plan.required[each.number] = each.name
             plan.has_presence |= each.has_presence
         inner = each.message_type
-        if inner is not None and not inner.GetOptions().map_entry:
+        if inner is not None and not inner.GetOptions().map_entry and not _stand_alone(options):
             nested = _plan(inner, plans, is_partial=is_update)
             plan.nested[each.number] = Nested(name=each.name, is_repeated=each.is_repeated, plan=nested)
     return plan
+
+
+def _stand_alone(options: Any) -> bool:
+    """Whether the servicer checks a field's items one by one, so that one that is wrong spoils no other."""
+    rules = options.Extensions[validate_pb2.field]
+    return bool(rules.repeated.items.ignore == validate_pb2.IGNORE_ALWAYS)

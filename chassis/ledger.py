@@ -11,6 +11,7 @@ from lepton.scheduler.v1.scheduler_service_pb2 import (
     CreateWorkloadRequest,
     DeleteWorkloadRequest,
     GetWorkloadRequest,
+    ReportWorkloadProgressRequest,
     UpdateWorkloadRequest,
     WatchWorkloadsRequest,
     WatchWorkloadsResponse,
@@ -54,6 +55,10 @@ class Ledger:
     async def delete(self, name: str) -> None:
         """Deletes a workload that has ended. Raises NotFound, FailedPrecondition."""
         await self._stub.DeleteWorkload(DeleteWorkloadRequest(name=name))
+
+    async def report_progress(self, request: ReportWorkloadProgressRequest) -> None:
+        """Tells how a workload gets on. Raises NotFound."""
+        await self._stub.ReportWorkloadProgress(request)
 
     async def watch(self) -> AsyncGenerator[WatchWorkloadsResponse, None]:
         """Every workload and every change, for ever; the stream is resumed where it broke.

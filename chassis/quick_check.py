@@ -66,8 +66,8 @@ def _all(values: tuple[tuple[str, Proof], ...], submessages: tuple[str, ...]) ->
 
 def _of_field(field: FieldDescriptor, options: Any) -> list[Proof] | None:
     """What must be true of the field's value; None when that cannot be said."""
-    if field.message_type is not None:
-        return [lambda values: not values]
+    if field.message_type is not None:  # a list or a map: what it holds is for protovalidate
+        return [lambda values: not values] if _may_be_empty(options) else None
     if not options.HasExtension(validate_pb2.field):
         return []
     if field.is_repeated or field.has_presence:
@@ -87,6 +87,12 @@ def _of_field(field: FieldDescriptor, options: Any) -> list[Proof] | None:
                 return None
             checks.append(check)
     return [_or_zero(check) for check in checks] if may_be_zero else checks
+
+
+def _may_be_empty(options: Any) -> bool:
+    """Whether a list or a map without anything in it breaks no rule."""
+    rules: Any = options.Extensions[validate_pb2.field]
+    return not (rules.required or rules.cel or rules.cel_expression or rules.repeated.min_items or rules.map.min_pairs)
 
 
 def _or_zero(check: Proof) -> Proof:

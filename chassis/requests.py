@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from chassis.call import current_call
 from chassis.clock import Clock, SystemClock
 from chassis.etags import etag
-from chassis.kv import KV, Compare, LeaseNotFound, Op, OutcomeUnknown, Put, absent
+from chassis.kv import KV, Compare, Entry, LeaseNotFound, Op, OutcomeUnknown, Put, absent
 from lepton.errors import Aborted, AlreadyExists, LeptonError
 from lepton.internal.v1 import ledger_pb2
 
@@ -40,11 +40,13 @@ class Claim:
 
     def record(self, answer: Message, resource: str = "") -> Sequence[Op]:
         """Remember the answer; a secret in it would be stored too, so such methods take no request_id."""
+        return self.record_bytes(answer.SerializeToString(), resource) if self.key else ()
+
+    def record_bytes(self, answer: bytes, resource: str = "") -> Sequence[Op]:
+        """As `record`, of an answer that is serialised already."""
         if not self.key:
             return ()
-        record = ledger_pb2.RequestRecord(
-            request_digest=self.digest, resource=resource, response=answer.SerializeToString()
-        )
+        record = ledger_pb2.RequestRecord(request_digest=self.digest, resource=resource, response=answer)
         return (Put(self.key, record.SerializeToString(), self.lease),)
 
 
@@ -94,7 +96,7 @@ class Requests:
                     raise
                 return recorded
             except LeaseNotFound:
-                self._lease = None
+                self.forget_lease()
                 continue
             except OutcomeUnknown:
                 if not claim.key:
@@ -104,25 +106,39 @@ class Requests:
                 return written
         raise Aborted("WRITE_CONFLICT")
 
-    async def _look(self, request: Message, answer: type[Answer]) -> tuple[Answer | None, Claim]:
-        request_id: str = getattr(request, "request_id", "")
-        if not request_id:
-            return None, Claim()
-        call = current_call()
-        caller = call.principal.name if call is not None and call.principal is not None else ""
-        named = "\0".join((caller, request.DESCRIPTOR.full_name, request_id))
-        key = self._prefix + hashlib.sha256(named.encode()).hexdigest()
-        digest = self._digest(request)
-        entry = await self._kv.get(key)
-        if entry is None:
-            return None, Claim(key=key, digest=digest, lease=await self._shared_lease())
+    async def claim(self, request: Message) -> Claim:
+        """A request's place, without a look whether it has been answered: the guard fails then, and `recall` tells."""
+        if not getattr(request, "request_id", ""):
+            return Claim()
+        return Claim(key=self._key(request), digest=self._digest(request), lease=await self._shared_lease())
+
+    def recall(self, request: Message, entry: Entry, answer: type[Answer]) -> Answer:
+        """The answer that a request's record holds; AlreadyExists when the record is another request's."""
         record = ledger_pb2.RequestRecord.FromString(entry.value)
-        if not hmac.compare_digest(record.request_digest, digest):
-            raise AlreadyExists("IDEMPOTENCY_KEY_REUSED", request_id=request_id)
+        if not hmac.compare_digest(record.request_digest, self._digest(request)):
+            raise AlreadyExists("IDEMPOTENCY_KEY_REUSED", request_id=getattr(request, "request_id", ""))
         recorded = answer.FromString(record.response)
         if "etag" in recorded.DESCRIPTOR.fields_by_name:
             setattr(recorded, "etag", etag(entry.mod_revision))  # noqa: B010 - only some messages have it
-        return recorded, Claim()
+        return recorded
+
+    def forget_lease(self) -> None:
+        """The lease of the records is gone; the next claim gets another."""
+        self._lease = None
+
+    async def _look(self, request: Message, answer: type[Answer]) -> tuple[Answer | None, Claim]:
+        if not getattr(request, "request_id", ""):
+            return None, Claim()
+        entry = await self._kv.get(self._key(request))
+        if entry is None:
+            return None, await self.claim(request)
+        return self.recall(request, entry, answer), Claim()
+
+    def _key(self, request: Message) -> str:
+        call = current_call()
+        caller = call.principal.name if call is not None and call.principal is not None else ""
+        named = "\0".join((caller, request.DESCRIPTOR.full_name, getattr(request, "request_id", "")))
+        return self._prefix + hashlib.sha256(named.encode()).hexdigest()
 
     def _digest(self, request: Message) -> bytes:
         body = type(request)()

@@ -68,6 +68,11 @@ class EtcdKV:
         entries = tuple(map(entry_from_wire, response.kvs))
         return Page(entries=entries, revision=revision or response.header.revision, more=response.more)
 
+    async def count(self, prefix: str) -> int:
+        """How many keys lie under a prefix."""
+        request = rpc_pb2.RangeRequest(key=prefix.encode(), range_end=prefix_end(prefix), count_only=True)
+        return int((await self._range(request)).count)
+
     async def txn(self, compare: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op] = ()) -> TxnResult:
         """Carry out `then` if every condition holds, else `otherwise`, atomically."""
         check_txn(compare, then, otherwise)

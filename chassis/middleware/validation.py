@@ -1,5 +1,6 @@
 """Validation: protovalidate's rules and REQUIRED fields are checked and output-only fields cleared."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor
@@ -28,17 +29,19 @@ class Validation:
         if method.request_type is None or method.is_infrastructure:
             return Steps(receive=_decoded)
         internal = method.service.startswith("lepton.internal.")
-        check = self._check(method.request_type, clears=not internal)
+        check = _received(self.check_of(method.request_type, clears=not internal))
         return Steps(receive=_skipping(method.request_type, check) if method.streams_requests else check)
 
-    def _check(self, message: Descriptor, *, clears: bool) -> Receive:
+    def check_of(self, message: Descriptor, *, clears: bool = True) -> Callable[[Any], None]:
+        """The check of one kind of message. A servicer makes it for the items of a batch, which stand alone.
+
+        The proto says so of them with `repeated.items.ignore = IGNORE_ALWAYS`; the call's own check passes them over.
+        """
         collect, plan, has_rules = self._validator.collect_violations, plan_of(message), _has_rules(message)
         is_needed = plan.is_needed
         proves = proof_of(message) if has_rules else None
 
-        def receive(_call: Call, request: Any) -> None:
-            if type(request) is Malformed:
-                raise request.error()
+        def check(request: Any) -> None:
             fields = apply(plan, request, clears=clears) if is_needed else {}
             if has_rules and (proves is None or not proves(request)):
                 for violation in collect(request):
@@ -46,7 +49,16 @@ class Validation:
             if fields:
                 raise InvalidArgument("INVALID_FIELD", fields=dict(list(fields.items())[:_MAX_VIOLATIONS]))
 
-        return receive
+        return check
+
+
+def _received(check: Callable[[Any], None]) -> Receive:
+    def receive(_call: Call, request: Any) -> None:
+        if type(request) is Malformed:
+            raise request.error()
+        check(request)
+
+    return receive
 
 
 def _skipping(envelope: Descriptor, check: Receive) -> Receive:

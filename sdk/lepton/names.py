@@ -131,6 +131,22 @@ class NodeName(ResourceName):
 
 
 @dataclass(frozen=True, slots=True)
+class QueueName(ResourceName):
+    """A line of workloads with a share of the fleet."""
+
+    pattern = "queues/{queue}"
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class FloatingResourceName(ResourceName):
+    """Something that workloads use and that belongs to no node."""
+
+    pattern = "floatingResources/{floating_resource}"
+    floating_resource: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadName(ResourceName):
     """What the scheduler places: gangs of slices."""
 

@@ -26,6 +26,10 @@ TEXTS: Final[Mapping[str, str]] = {
     "POLICY_NOT_READY": "The server has not yet received the access policy; try again shortly.",
     # Pools, nodes and workloads.
     "POOL_NOT_FOUND": "There is no {pool}; an operator creates it first.",
+    "NODE_WITHOUT_POOL": (
+        "The node {node} names no pool and no pool's rule accepts it ({why}); set `pool` in its agent's settings, "
+        "or give a pool a rule with `lepton pools update`."
+    ),
     "POOL_NOT_EMPTY": "{pool} still has nodes; stop their agents first.",
     "HELLO_REQUIRED": "A node session begins with a hello that names its node, within 10 seconds; send it first.",
     "HELLO_REPEATED": "The hello is the first message of a node session only; open a new session instead.",
@@ -35,6 +39,15 @@ TEXTS: Final[Mapping[str, str]] = {
     "WORKLOAD_ENDED": "{workload} is {state} and cannot be changed any more; create another one.",
     "WORKLOAD_NOT_ENDED": "{workload} is {state}; cancel it and wait until it has ended.",
     "WORKLOAD_NOT_SERVING": "{workload} is not a serving workload: its groups cannot be changed; create another one.",
+    "PLAN_TOO_LARGE": "The plan has {variables} variables; {limit} can be solved in time: join what is alike.",
+    "WORKLOAD_ADMITTED": "{workload} is {state}: its queue can be changed only while it waits.",
+    "ADMISSION_CHECK_NOT_FOUND": "{workload} has no admission check {check}; it names its checks when it is created.",
+    "QUEUE_NOT_FOUND": "There is no {queue}; an operator creates it first.",
+    "QUEUE_ALREADY_EXISTS": "{queue} exists already; change it, or choose another id.",
+    "QUEUE_IN_USE": "{queue} is still used by {user} ({count} in all); move or end what uses it first.",
+    "FLOATING_RESOURCE_NOT_FOUND": "There is no {floating_resource}; an operator creates it first.",
+    "FLOATING_RESOURCE_ALREADY_EXISTS": "{floating_resource} exists already; change it, or choose another id.",
+    "FLOATING_RESOURCE_IN_USE": "{floating_resource} is still asked for by {user} ({count} in all); end those first.",
     "ETAG_MISMATCH": "{name} has changed since it was read; read it again and repeat the change.",
     "WRITE_CONFLICT": "Others keep changing the same resource; try again.",
     "IDEMPOTENCY_KEY_REUSED": "The request_id {request_id} came before with another request; use a new one.",
@@ -60,6 +73,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "WAIT_TIMED_OUT": "{name} is not as wished yet ({state}); it goes on, so wait longer.",
     "INPUT_INVALID": "{file} cannot be read as input: {problem}; give rows, or arrays by the inputs' names.",
     "JOB_WITHOUT_PACKAGE": "The job {job} has produced no model; wait until it has succeeded.",
+    "JOB_WITHOUT_WORKLOAD": "The job {job} has not been handed to the scheduler yet; try again shortly.",
     "TRACE_NOT_FOUND": "Nothing is known of the trace of {trace}; it may not be sampled, or not have arrived yet.",
     "TRACES_NOT_CONFIGURED": "The profile names no trace collector; set `traces` in its [endpoints].",
     "COLLECTOR_UNAVAILABLE": "The trace collector {collector} does not answer ({problem}); check that it runs.",

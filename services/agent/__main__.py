@@ -6,10 +6,10 @@ from chassis.app import App, run
 from services.agent.admin import admin
 from services.agent.config import AgentConfig
 from services.agent.fence import BootClock
-from services.agent.inventory import UsageMeter
-from services.agent.node import describe, device_uuids
+from services.agent.node import describe, device_uuids, usage_meter
 from services.agent.outbox import Outbox
 from services.agent.process_runner import ProcessRunner
+from services.agent.processes import Warden
 from services.agent.report import Reporting
 from services.agent.runner import Runner, Surroundings
 from services.agent.session import Session
@@ -27,6 +27,7 @@ async def build(config: AgentConfig, app: App) -> None:
     folders = WorkFolders(config.state_dir / "work")
     folders.clear()
     launcher = await app.enter(WarmLauncher(environ))
+    warden = await app.enter(Warden(environ))
     await app.join_mesh(follows_policy=False)
     node = await describe(config)
     place = Surroundings(
@@ -39,11 +40,11 @@ async def build(config: AgentConfig, app: App) -> None:
     runners: dict[str, Runner] = {
         "torch": TorchRunner(surroundings=place, folders=folders, launcher=launcher, reporting=reporting),
         "triton": TritonRunner(surroundings=place, folders=folders, tools=tools(config), trace_url=config.trace_url),
-        "process": ProcessRunner(surroundings=place, folders=folders, inherited=environ),
+        "process": ProcessRunner(surroundings=place, folders=folders, inherited=environ, warden=warden),
     }
     outbox = Outbox()
     slices = await app.enter(Slices(node=node.name, runners=runners, outbox=outbox))
-    scheduler, usage, grace_s = app.peers.channel("scheduler"), UsageMeter(), config.grace_s
+    scheduler, usage, grace_s = app.peers.channel("scheduler"), usage_meter(config, app.clock), config.grace_s
     session = Session(
         channel=scheduler, node=node, slices=slices, outbox=outbox, usage=usage, clock=app.clock, grace_s=grace_s
     )

@@ -3,7 +3,8 @@
 import asyncio
 import csv
 import shutil
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ log = logger(__name__)
 
 VIRTUAL: Final = "virtual"  # the vendor id of a device that is only declared
 _QUERY_S: Final = 20.0
+_MEASURE_EVERY_S: Final = 5.0  # looking through all processes costs milliseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,22 +52,64 @@ class UsageMeter:
         )
 
 
-def capacity(*, cpu_milli: int, memory_bytes: int, storage: Path) -> resources_pb2.Resources:
+class TreeMeter:
+    """Measures what this process and all that it has started use, where several agents share a machine."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._self = psutil.Process()
+        self._spent_s: dict[tuple[int, float], float] = {}  # pid and its start -> processor time so far
+        self._usage = Usage(cpu_milli=0, memory_bytes=0)
+        self._measured_s = float("-inf")
+        self()
+
+    def __call__(self) -> Usage:
+        """The use since the last measurement, which is made every few seconds only."""
+        now_s = self._clock()
+        elapsed_s = now_s - self._measured_s
+        if elapsed_s < _MEASURE_EVERY_S:
+            return self._usage
+        spent_s: dict[tuple[int, float], float] = {}
+        memory_bytes = 0
+        for process in (self._self, *self._self.children(recursive=True)):
+            try:
+                with process.oneshot():
+                    times = process.cpu_times()
+                    spent_s[process.pid, process.create_time()] = times.user + times.system
+                    memory_bytes += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+        used_s = sum(after - self._spent_s.get(process, 0.0) for process, after in spent_s.items())
+        is_first = not self._spent_s
+        self._spent_s, self._measured_s = spent_s, now_s
+        self._usage = Usage(cpu_milli=0 if is_first else int(1000 * used_s / elapsed_s), memory_bytes=memory_bytes)
+        return self._usage
+
+
+def capacity(
+    *, cpu_milli: int, memory_bytes: int, storage_bytes: int, network_mbps: int, storage: Path
+) -> resources_pb2.Resources:
     """What the machine has; an amount above zero stands in for the measured one, where agents share a machine."""
     return resources_pb2.Resources(
         cpu_milli=cpu_milli or 1000 * (psutil.cpu_count() or 1),
         memory_bytes=memory_bytes or psutil.virtual_memory().total,
-        storage_bytes=psutil.disk_usage(str(storage)).total,
+        storage_bytes=storage_bytes or psutil.disk_usage(str(storage)).total,
+        network_mbps=network_mbps or fastest_interface()[1],
     )
 
 
-def network_labels() -> dict[str, str]:
-    """The machine's fastest network interface, as labels."""
-    up = {name: stats for name, stats in psutil.net_if_stats().items() if stats.isup and name != "lo"}
-    if not up:
-        return {}
-    name, stats = max(up.items(), key=lambda item: (item[1].speed, item[0]))
-    return {"lepton.dev/network-interface": name, "lepton.dev/network-mbps": str(stats.speed)}
+def fastest_interface() -> tuple[str, int]:
+    """The machine's fastest network interface and its megabits per second; 0 where it does not say."""
+    up = {name: stats.speed for name, stats in psutil.net_if_stats().items() if stats.isup and name != "lo"}
+    return max(
+        ((name, max(0, speed)) for name, speed in up.items()), key=lambda each: (each[1], each[0]), default=("", 0)
+    )
+
+
+def machine_labels() -> dict[str, str]:
+    """What the machine tells of itself."""
+    labels = {"lepton.dev/hostname": socket.gethostname(), "lepton.dev/network-interface": fastest_interface()[0]}
+    return {key: value for key, value in labels.items() if value}
 
 
 async def devices(declared: Sequence[Declared]) -> list[resources_pb2.Device]:

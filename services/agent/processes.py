@@ -10,27 +10,41 @@ import socket
 import struct
 import sys
 import termios
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
+from chassis.logs import logger
+from lepton.errors import Unavailable
 from services.agent import warden
 from services.agent.launcher import Exit
 
+log = logger(__name__)
+
 _LINE_LIMIT: Final = 1 << 20
+_CHUNK: Final = 64 << 10
+_GRACE_S: Final = 5.0
+
+
+class CannotRun(Exception):
+    """There is no such command, or it cannot be executed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Process:
     """A running process and all that it starts."""
 
-    pid: int  # of its warden
+    pid: int
     stdout: asyncio.StreamReader
     stderr: asyncio.StreamReader
     exited: asyncio.Future[Exit]
     _reports: asyncio.StreamReader
-    _answers: asyncio.StreamWriter
+    _answers: socket.socket
+    _kill: Callable[[int], None]
+    _files: ExitStack
 
     async def reports(self) -> AsyncIterator[Mapping[str, Any]]:
         """What it reports, until it closes its end."""
@@ -51,63 +65,232 @@ class Process:
 
     def unheard(self) -> int:
         """How many bytes of what it was told it has not read; above zero for good when it does not listen at all."""
-        end = self._answers.get_extra_info("socket")
         try:
-            (unread,) = struct.unpack("i", fcntl.ioctl(end.fileno(), termios.TIOCOUTQ, struct.pack("i", 0)))
+            (unread,) = struct.unpack("i", fcntl.ioctl(self._answers.fileno(), termios.TIOCOUTQ, struct.pack("i", 0)))
         except (OSError, ValueError):
             return 0  # it has ended
         return int(unread)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send SIGTERM to it, or with anything else kill it and all that it started; too late is no error."""
+        """Send SIGTERM to its group, or with anything else kill it and all that it started; too late is no error."""
         if not self.exited.done():
-            os.kill(self.pid, signal.SIGTERM if number == signal.SIGTERM else signal.SIGHUP)
+            self._kill(signal.SIGTERM if number == signal.SIGTERM else signal.SIGKILL)
 
     def close(self) -> None:
-        """Close the agent's end of the reports."""
-        self._answers.close()
+        """Close the agent's ends of its pipes and of the reports."""
+        self._files.close()
 
     async def _answer(self, line: Mapping[str, Any]) -> None:
-        self._answers.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
         with contextlib.suppress(ConnectionError):  # it has ended; `exited` says how
-            await self._answers.drain()
+            await asyncio.get_running_loop().sock_sendall(self._answers, data)
 
 
-async def start_process(argv: Sequence[str], *, environment: Mapping[str, str], folder: Path) -> Process:
-    """Start a command in a folder with exactly this environment, plus LEPTON_REPORT_FD."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        reports, answers = await asyncio.open_unix_connection(sock=ours, limit=_LINE_LIMIT)
-        number = theirs.fileno()
-        try:
-            started = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", warden.__file__, str(os.getpid())),
-                *argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env={**environment, "LEPTON_REPORT_FD": str(number)},
-                cwd=folder,
-                pass_fds=(number,),
-                start_new_session=True,
-                limit=_LINE_LIMIT,
+class Warden:
+    """The agent's warden: one process that starts all others. When it dies, so do they; the next start gets another."""
+
+    def __init__(self, environ: Mapping[str, str], *, python: str = sys.executable) -> None:
+        self._environment = {name: environ[name] for name in ("PATH", "HOME", "LANG") if name in environ}
+        self._python = python
+        self._control: socket.socket | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._opening = asyncio.Lock()
+        self._started: dict[str, asyncio.Future[int]] = {}
+        self._exits: dict[str, tuple[int, asyncio.Future[Exit]]] = {}
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lose()  # it kills everything and leaves
+        if self._process is not None:
+            try:
+                await asyncio.wait_for(self._process.wait(), _GRACE_S)
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+
+    async def start(self, name: str, argv: Sequence[str], *, environment: Mapping[str, str], folder: Path) -> Process:
+        """Start a command in a folder with exactly this environment, plus LEPTON_REPORT_FD and the warden's mark.
+
+        `name` must be unique for all time. CannotRun when the command does not exist.
+        """
+        await self._open()
+        with ExitStack() as theirs, ExitStack() as undo:
+            stdout, stderr = _pipe(undo, theirs), _pipe(undo, theirs)
+            ours, end = socket.socketpair()
+            theirs.callback(end.close)
+            undo.callback(ours.close)
+            ours.setblocking(False)
+            reports = _Feed(ours.fileno())
+            undo.callback(reports.close)
+            order = {"start": name, "argv": list(argv), "env": dict(environment), "folder": str(folder)}
+            pid, exited = await self._ask(name, order, (stdout[1], stderr[1], end.fileno()))
+            return Process(
+                pid=pid,
+                stdout=stdout[0],
+                stderr=stderr[0],
+                exited=exited,
+                _reports=reports.reader,
+                _answers=ours,
+                _kill=lambda number: self._order({"kill": name, "signal": int(number)}),
+                _files=undo.pop_all(),
             )
-        except BaseException:
-            answers.close()
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if self._control is not None:
+                return
+            loop = asyncio.get_running_loop()
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * warden.MAX_PACKET)
+                number = theirs.fileno()
+                self._process = await asyncio.create_subprocess_exec(
+                    *(self._python, "-I", "-S", warden.__file__, str(os.getpid()), str(number)),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=(number,),
+                    start_new_session=True,
+                    cwd="/",
+                    env=self._environment,
+                )
+            ours.setblocking(False)
+            self._control = ours
+            loop.add_reader(ours.fileno(), self._receive)
+
+    async def _ask(self, name: str, order: Mapping[str, Any], files: Sequence[int]) -> tuple[int, asyncio.Future[Exit]]:
+        """The process's id, and how it ends: it may have ended before anybody here is told that it has begun."""
+        loop = asyncio.get_running_loop()
+        started: asyncio.Future[int] = loop.create_future()
+        exited: asyncio.Future[Exit] = loop.create_future()
+        self._started[name], self._exits[name] = started, (0, exited)
+        try:
+            self._order(order, files)
+            pid = await asyncio.shield(started)
+        except asyncio.CancelledError:
+            started.add_done_callback(lambda _: self._kill_unwanted(name))
             raise
-    assert started.stdout is not None
-    assert started.stderr is not None
-    exited: asyncio.Future[Exit] = asyncio.ensure_future(_exit(started))
-    return Process(
-        pid=started.pid,
-        stdout=started.stdout,
-        stderr=started.stderr,
-        exited=exited,
-        _reports=reports,
-        _answers=answers,
-    )
+        except BaseException:
+            self._started.pop(name, None)
+            self._exits.pop(name, None)
+            raise
+        return pid, exited
+
+    def _kill_unwanted(self, name: str) -> None:
+        with contextlib.suppress(Unavailable):  # it is dead then
+            self._order({"kill": name, "signal": int(signal.SIGKILL)})
+
+    def _order(self, order: Mapping[str, Any], files: Sequence[int] = ()) -> None:
+        if self._control is None:
+            raise Unavailable("LAUNCHER_LOST")
+        data = json.dumps(order, separators=(",", ":")).encode()
+        if len(data) > warden.MAX_PACKET:
+            raise CannotRun("its arguments and its environment are too long")
+        # The warden answers each order at once: its socket is full only when it is stuck, and waiting would not help.
+        socket.send_fds(self._control, [data], list(files)) if files else self._control.send(data)
+
+    def _receive(self) -> None:
+        while self._control is not None:
+            try:
+                data = self._control.recv(warden.MAX_PACKET)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                log.error("the warden has died, and with it all processes")
+                self._lose()
+                return
+            self._hear(json.loads(data))
+
+    def _hear(self, said: Mapping[str, Any]) -> None:
+        if "started" in said:
+            name = said["started"]
+            self._exits[name] = (said["pid"], self._exits[name][1])
+            _settle(self._started.pop(name, None), said["pid"])
+        elif "failed" in said:
+            _fail(self._started.pop(said["failed"], None), CannotRun(said["why"]))
+            self._exits.pop(said["failed"], None)
+        else:
+            code = os.waitstatus_to_exitcode(said["status"])
+            _settle(self._exits.pop(said["exit"])[1], Exit(code=code) if code >= 0 else Exit(signal=-code))
+
+    def _lose(self) -> None:
+        if self._control is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._control.fileno())
+        self._control.close()
+        self._control = None
+        for started in self._started.values():
+            _fail(started, Unavailable("LAUNCHER_LOST"))
+        self._started.clear()
+        for pid, exited in self._exits.values():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if pid:
+                    os.killpg(pid, signal.SIGKILL)
+            _settle(exited, Exit(signal=signal.SIGKILL))
+        self._exits.clear()
 
 
-async def _exit(process: asyncio.subprocess.Process) -> Exit:
-    code = await process.wait()
-    return Exit(code=code) if code >= 0 else Exit(signal=-code)
+class _Feed:
+    """Feeds a StreamReader from a file, for as long as somebody reads: a transport without the cost of one."""
+
+    def __init__(self, file: int) -> None:
+        self.reader = asyncio.StreamReader(limit=_LINE_LIMIT)
+        self._file, self._loop = file, asyncio.get_running_loop()
+        self._is_open = True
+        self.reader.set_transport(self)  # type: ignore[arg-type]
+        self.resume_reading()
+
+    def pause_reading(self) -> None:
+        self._loop.remove_reader(self._file)
+
+    def resume_reading(self) -> None:
+        if self._is_open:
+            self._loop.add_reader(self._file, self._read)
+
+    def is_closing(self) -> bool:
+        return not self._is_open
+
+    def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._loop.remove_reader(self._file)
+            self.reader.feed_eof()
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._file, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""  # the other side has ended with something unread
+        if data:
+            self.reader.feed_data(data)
+        else:
+            self.close()
+
+
+def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[asyncio.StreamReader, int]:
+    """A pipe: what is written into it, and the end to write into."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    theirs.callback(os.close, writing)
+    ours.callback(os.close, reading)
+    feed = _Feed(reading)
+    ours.callback(feed.close)
+    return feed.reader, writing
+
+
+def _settle(future: asyncio.Future[Any] | None, value: Any) -> None:
+    if future is not None and not future.done():
+        future.set_result(value)
+
+
+def _fail(future: asyncio.Future[Any] | None, error: Exception) -> None:
+    if future is not None and not future.done():
+        future.set_exception(error)
+        future.exception()  # seen, whoever waits for it

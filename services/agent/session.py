@@ -48,6 +48,7 @@ class Session:
         self._stub: Any = NodeSessionServiceStub(channel)
         self._node, self._slices, self._outbox, self._usage = node, slices, outbox, usage
         self._clock, self._grace_s = clock, grace_s
+        self._declared_name = node.name  # its pool may be open
         self._session_id = ""  # empty: nothing of an earlier session is alive
         self._sequence = 0
         self._sent_s: dict[int, float] = {}  # when the heartbeats went out that are not acknowledged
@@ -137,6 +138,7 @@ class Session:
 
     def _welcome(self, welcome: pb.Welcome, hello_sent_s: float) -> None:
         self._session_id = welcome.session_id
+        self._node.name = self._slices.node = welcome.node or self._node.name
         self._fence = Fence(ttl_s=welcome.ttl_s, sent_s=hello_sent_s)
         self._has_fence.set()
         if not self._is_leaving:
@@ -210,6 +212,7 @@ class Session:
             log.warning("killing all slices", node=self._node.name)
             await self._slices.kill_all()
             self._session_id = ""
+            self._node.name = self._declared_name
             self._fence = None
             self._has_fence.clear()
             self._was_fenced.set()

@@ -40,8 +40,12 @@ class Slices:
     """Everything that runs here; leaving the block kills it."""
 
     def __init__(self, *, node: str, runners: Mapping[str, Runner], outbox: Outbox) -> None:
-        self._node, self._runners, self._outbox = node, runners, outbox
+        self.node = node  # its whole name, once the scheduler has told the pool
+        self._runners, self._outbox = runners, outbox
         self._entries: dict[SliceKey, _Entry] = {}
+        self._of: dict[str, dict[SliceKey, _Entry]] = {}  # the same, by workload
+        self._unended: dict[SliceKey, _Entry] = {}
+        self._ended_order: dict[SliceKey, None] = {}  # the oldest first
         self._newest: dict[str, int] = {}  # workload uid -> generation
 
     async def __aenter__(self) -> Self:
@@ -67,7 +71,7 @@ class Slices:
     def start(self, message: pb.StartSlices) -> None:
         """Start what does not run yet; the same message may come many times."""
         try:
-            orders = read_orders(message, self._node)
+            orders = read_orders(message, self.node)
         except InvalidArgument as error:
             log.error("an order that cannot be read", workload=message.workload, why=str(error))
             return
@@ -142,19 +146,18 @@ class Slices:
             entry.is_unwanted = True
         self._cancel(live)
         await self._ended(live)
-        self._entries.clear()
-        self._newest.clear()
+        for each in (self._entries, self._of, self._unended, self._ended_order, self._newest):
+            each.clear()
         self._outbox.clear()
 
     def _adopt_or_launch(self, order: SliceOrder) -> None:
-        for entry in self._live():
-            if not entry.stop.is_asked and order.continues(entry.order):
+        for entry in list(self._of.get(order.gang.workload, {}).values()):
+            if entry.is_live and not entry.stop.is_asked and order.continues(entry.order):
                 former = entry.order.key
-                del self._entries[former]
-                self._outbox.drop(former)
+                self._forget(former)
                 entry.order = order
                 entry.report.generation = order.key.generation
-                self._entries[order.key] = entry
+                self._keep(entry)
                 self._outbox.put(order.key, entry.report)
                 log.info("slice adopted", workload=order.gang.workload, index=order.key.index, former=former.generation)
                 return
@@ -173,7 +176,7 @@ class Slices:
             workload=order.gang.workload, generation=order.key.generation, slice=Slice(index=order.key.index)
         )
         entry = _Entry(order, report, span)
-        self._entries[order.key] = entry
+        self._keep(entry)
         self._report(entry, Slice.STARTING)
         trace = span.trace if span is not None else above
         # Not in a task group: what goes wrong with one slice must not end the others.
@@ -250,25 +253,36 @@ class Slices:
             state=Slice.State.Name(ending.state),
             why=ending.message,
         )
-        self._forget_the_oldest()
+        self._remember_as_ended(entry)
 
     async def _ended(self, entries: Iterable[_Entry]) -> None:
         await asyncio.gather(*(entry.task for entry in entries if entry.task), return_exceptions=True)
 
+    def _keep(self, entry: _Entry) -> None:
+        key, workload = entry.order.key, entry.order.gang.workload
+        self._entries[key] = self._unended[key] = self._of.setdefault(workload, {})[key] = entry
+
+    def _forget(self, key: SliceKey) -> None:
+        workload = self._entries.pop(key).order.gang.workload
+        self._unended.pop(key, None)
+        self._ended_order.pop(key, None)
+        del self._of[workload][key]
+        if not self._of[workload]:
+            del self._of[workload]
+        self._outbox.drop(key)
+
     def _find(self, workload: str, generation: int) -> dict[int, _Entry]:
-        return {
-            entry.order.key.index: entry
-            for entry in self._entries.values()
-            if entry.order.gang.workload == workload and entry.order.key.generation == generation
-        }
+        found = self._of.get(workload, {}).items()
+        return {key.index: entry for key, entry in found if key.generation == generation}
 
     def _live(self) -> list[_Entry]:
-        return [entry for entry in self._entries.values() if entry.is_live]
+        return [entry for entry in self._unended.values() if entry.is_live]
 
-    def _forget_the_oldest(self) -> None:
-        ended = [key for key, entry in self._entries.items() if not entry.is_live]
-        for key in ended[: max(len(ended) - _REMEMBERED, 0)]:
-            del self._entries[key]
-            self._outbox.drop(key)
+    def _remember_as_ended(self, entry: _Entry) -> None:
+        """Keep what late messages may be about, and no more than that."""
+        if self._unended.pop(entry.order.key, None) is not None:
+            self._ended_order[entry.order.key] = None
+        while len(self._ended_order) > _REMEMBERED:
+            self._forget(next(iter(self._ended_order)))
         while len(self._newest) > _REMEMBERED:
             del self._newest[next(iter(self._newest))]

@@ -1,102 +1,202 @@
-"""Owns one process of a slice and all that it starts: `python -I -S warden.py PARENT COMMAND...`; none outlives PARENT.
+"""Starts the processes of a node's slices, and owns them with all that they start: `python -I -S warden.py PARENT FD`.
 
-SIGTERM is passed on to the command's group. SIGHUP, which also comes when the parent dies, kills all descendants, also
-those that made themselves daemons. The warden ends as the command ended.
+It talks JSON packets over the socket FD, with the files of a process riding along:
+
+agent -> warden   {"start": id, "argv": [..], "env": {..}, "folder": ..} with stdout, stderr and the report socket
+                  {"kill": id, "signal": 15 | 9}
+warden -> agent   {"started": id, "pid": ..}   {"failed": id, "why": ..}   {"exit": id, "status": ..}
+
+Whatever a process leaves behind when it ends, daemons too, is killed before its exit is told: it becomes a child of
+the warden, and its environment names whose it was. When PARENT ends, in whatever way, everything is killed.
 """
 
+import array
 import contextlib
 import ctypes
+import json
 import os
+import selectors
 import signal
+import socket
 import sys
 from pathlib import Path
 
+MARK = "LEPTON_PROCESS"  # the variable that names a process's id to all that it starts
+REPORT_FD = 3
+MAX_PACKET = 1 << 20
+_MAX_FILES = 8
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_OWN = {signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGINT}
+_OURS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+_DEFAULT = (*_OURS, signal.SIGPIPE, signal.SIGXFSZ)  # what this interpreter handles or ignores and a process must not
 
 
-def main(parent: int, command: list[str]) -> None:
-    """Run the command to its end."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _OWN)
+class Warden:
+    """All processes of one agent."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._ids: dict[int, str] = {}  # by pid
+        self._pids: dict[str, int] = {}
+        self._suspects: dict[int, set[str]] = {}  # an orphan without the mark -> the processes it may be of
+
+    def take(self) -> bool:
+        """Carry out one order; false once the agent has gone."""
+        data, files = _receive(self._control)
+        if not data:
+            return False
+        order = json.loads(data)
+        if "start" in order:
+            self._start(order["start"], order, files)
+        elif order["kill"] in self._pids:
+            _signal_group(self._pids[order["kill"]], order["signal"])
+        return True
+
+    def reap(self) -> None:
+        """Collect whatever has ended."""
+        with contextlib.suppress(ChildProcessError):
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                process = self._ids.get(ended.si_pid)
+                if process is not None:
+                    self._clear_up(ended.si_pid, process)  # its number is its own until it is waited for
+                    del self._ids[ended.si_pid], self._pids[process]
+                self._suspects.pop(ended.si_pid, None)
+                _, status = os.waitpid(ended.si_pid, 0)
+                if process is not None:
+                    self._say({"exit": process, "status": status})
+
+    def end(self) -> None:
+        """Kill everything."""
+        for pid in self._ids:
+            _signal_group(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                for pid in _children():
+                    _kill(pid)
+                os.waitpid(-1, 0)  # what it leaves becomes ours
+
+    def _start(self, process: str, order: dict, files: list[int]) -> None:  # type: ignore[type-arg]
+        actions: list[tuple[object, ...]] = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
+        actions += [(os.POSIX_SPAWN_DUP2, file, at) for at, file in enumerate(files, start=1)]
+        environment = {**order["env"], MARK: process, "LEPTON_REPORT_FD": str(REPORT_FD)}
+        try:
+            os.chdir(order["folder"])
+            # No code between fork and exec, and no copy of this process: as cheap as a process can be.
+            pid = os.posix_spawnp(
+                order["argv"][0],
+                order["argv"],
+                environment,
+                file_actions=actions,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_DEFAULT,
+            )
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            self._say({"failed": process, "why": f"cannot run {order['argv'][0]}: {why}"})
+        else:
+            self._ids[pid], self._pids[process] = process, pid
+            self._say({"started": process, "pid": pid})
+        finally:
+            os.chdir("/")
+            for file in files:
+                os.close(file)
+
+    def _clear_up(self, pid: int, process: str) -> None:
+        """Kill what a process has left: its group, and whatever of it has become ours."""
+        _signal_group(pid, signal.SIGKILL)
+        while orphans := [each for each in _children() if each not in self._ids and self._is_of(each, process)]:
+            for orphan in orphans:
+                _kill(orphan)
+                os.waitpid(orphan, 0)
+                self._suspects.pop(orphan, None)
+
+    def _is_of(self, orphan: int, process: str) -> bool:
+        """Whether an orphan was started by a process that ends now, or by one that has ended.
+
+        One that hides whose it is lives until every process has ended that it may be of.
+        """
+        if orphan not in self._suspects:
+            owner = _owner(orphan)
+            if owner:
+                return owner == process or owner not in self._pids
+            self._suspects[orphan] = set(self._pids)
+        self._suspects[orphan].discard(process)
+        return not self._suspects[orphan]
+
+    def _say(self, message: dict[str, object]) -> None:
+        with contextlib.suppress(OSError):  # the agent is gone; reading tells
+            self._control.send(json.dumps(message).encode())
+
+
+def main(parent: int, number: int) -> None:
+    """Serve until the agent ends."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    waking, woken = socket.socketpair()
+    for end in (waking, woken):
+        end.setblocking(False)
+    signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
+    for each in _OURS:
+        signal.signal(each, lambda *_: None)  # SIGTERM and SIGINT are for the agent to act on
     _prctl(_PR_SET_PDEATHSIG, signal.SIGHUP)
     if os.getppid() != parent:
         sys.exit(1)
-    child = _start(command)
-    status: int | None = None
-    while status is None:
-        number = signal.sigwait(_OWN)
-        if number == signal.SIGTERM:
-            _signal_group(child, signal.SIGTERM)
-        elif number == signal.SIGHUP:
-            _kill_descendants(child)
-            status = int(signal.SIGKILL)
-        elif number == signal.SIGCHLD:
-            status = _reap(child)
-    _kill_descendants(child)
-    _end_like(status)
+    control = socket.socket(fileno=number)
+    control.set_inheritable(False)  # what a process could say here, the agent would believe to be ours
+    warden = Warden(control)
+    selector = selectors.DefaultSelector()
+    selector.register(control, selectors.EVENT_READ)
+    selector.register(waking, selectors.EVENT_READ)
+    is_over = False
+    while not is_over:
+        for key, _ in selector.select():
+            if key.fileobj is control:
+                is_over |= not warden.take()
+            else:
+                heard = waking.recv(4096)
+                is_over |= signal.SIGHUP in heard
+                warden.reap()
+    warden.end()
 
 
-def _start(command: list[str]) -> int:
-    warden = os.getpid()
-    child = os.fork()
-    if child:
-        return child
-    os.setsid()
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != warden:
-        os._exit(1)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OWN)
+def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
+    """A packet with its files, which no process inherits: `socket.recv_fds` passes that flag on only since 3.12."""
+    files = array.array("i")
+    room = socket.CMSG_LEN(_MAX_FILES * files.itemsize)
+    data, extra, _, _ = control.recvmsg(MAX_PACKET, room, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, content in extra:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            files.frombytes(content[: len(content) - len(content) % files.itemsize])
+    return data, list(files)
+
+
+def _owner(pid: int) -> str:
+    """Which process's mark another process carries; empty when it carries none (any more)."""
     try:
-        os.execvp(command[0], command)
-    except OSError as error:
-        print(f"cannot run {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
-        os._exit(127)
-
-
-def _reap(child: int) -> int | None:
-    """Collect whatever has ended; the wait status of the command once it is among them."""
-    status = None
-    with contextlib.suppress(ChildProcessError):
-        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            if ended[0] == child:
-                status = ended[1]
-    return status
-
-
-def _kill_descendants(child: int) -> None:
-    _signal_group(child, signal.SIGKILL)
-    try:
-        while True:
-            for pid in _children():
-                _signal_group(pid, signal.SIGKILL)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            os.waitpid(-1, 0)  # what it leaves becomes ours
-    except ChildProcessError:
-        return
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return ""
+    start = f"{MARK}=".encode()
+    marks = (each[len(start) :] for each in environment.split(b"\0") if each.startswith(start))
+    return next(marks, b"").decode(errors="replace")
 
 
 def _children() -> list[int]:
-    # Direct children only: killing one makes its own children ours.
     return [int(pid) for pid in Path("/proc/thread-self/children").read_text().split()]
 
 
 def _signal_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def _kill(pid: int) -> None:
     # The group of a child that leads none is the warden's own: never that.
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         if os.getpgid(pid) != os.getpgid(0):
-            os.killpg(os.getpgid(pid), number)
-
-
-def _end_like(status: int) -> None:
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
-        os.kill(os.getpid(), -code)
-    os._exit(code)
+            os.killpg(os.getpgid(pid), signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -105,4 +205,4 @@ def _prctl(option: int, value: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])
+    main(int(sys.argv[1]), int(sys.argv[2]))

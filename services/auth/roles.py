@@ -25,10 +25,13 @@ DEVELOPER: Final = VIEWER | {
 # Runs the machines and stops what harms them; sees what runs, but no project's data.
 OPERATOR: Final = VIEWER | {
     "auditRecords.list",
+    "floatingResources.create", "floatingResources.delete", "floatingResources.update",
     "jobs.cancel",
     "joinTokens.create",
-    "pools.create", "pools.delete",
-    "workloads.cancel",
+    "nodes.update",
+    "pools.create", "pools.delete", "pools.update",
+    "queues.create", "queues.delete", "queues.update",
+    "workloads.admit", "workloads.cancel",
 }  # fmt: skip
 
 ADMIN: Final = frozenset({"*"})

@@ -9,12 +9,12 @@ from chassis.telemetry import traceparent
 from lepton.errors import FailedPrecondition, InvalidArgument
 from lepton.inference.v1 import inference_service_pb2 as pb
 from lepton.inference.v1.deployment_pb2 import Deployment
-from lepton.names import DeploymentName, PoolName, ProjectName, VersionName, not_found
+from lepton.names import DeploymentName, PoolName, ProjectName, QueueName, VersionName, not_found
 from services.inference.registry import Registry
 from services.inference.serving import model_name
 from services.inference.store import REQUESTS, deployments, served_key, version_key
 
-_CHANGEABLE = frozenset({"replicas"})
+_CHANGEABLE = frozenset({"replicas", "min_replicas"})
 
 
 class Deployments:
@@ -36,6 +36,9 @@ class Deployments:
             raise not_found(asked)
         for index, pool in enumerate(request.deployment.pools):
             PoolName.parse(pool, f"deployment.pools[{index}]")
+        if request.deployment.queue:
+            QueueName.parse(request.deployment.queue, "deployment.queue")
+        _check_floor(request.deployment)
         version = VersionName.parse((await self._registry.get_version(str(asked))).name)
         deployment = self._new(name, version, request.deployment)
         return await self._deployments.create(
@@ -56,6 +59,8 @@ class Deployments:
             replicas=given.replicas,
             pools=given.pools,
             priority=given.priority,
+            queue=given.queue,
+            min_replicas=given.min_replicas,
             cpu_milli=given.cpu_milli,
             memory_bytes=given.memory_bytes,
             model_name=model_name(name),
@@ -69,15 +74,19 @@ class Deployments:
 
     async def update(self, request: pb.UpdateDeploymentRequest) -> Deployment:
         """Changes how many replicas there are. Raises NotFound, InvalidArgument, FailedPrecondition, Aborted."""
-        wanted = request.deployment
-        if unknown := set(request.update_mask.paths) - _CHANGEABLE - {"*"}:
+        wanted, paths = request.deployment, set(request.update_mask.paths)
+        if unknown := paths - _CHANGEABLE - {"*"}:
             problem = f"{min(unknown)} cannot be changed; only {', '.join(sorted(_CHANGEABLE))} can"
             raise InvalidArgument("INVALID_FIELD", fields={"update_mask": problem})
 
         def change(current: Deployment) -> None:
             if current.state in {Deployment.DELETING, Deployment.FAILED}:
                 raise FailedPrecondition("DEPLOYMENT_NOT_SERVING", deployment=current.name)
-            current.replicas = wanted.replicas or current.replicas
+            if not paths or paths & {"replicas", "*"}:
+                current.replicas = wanted.replicas or current.replicas
+            if paths & {"min_replicas", "*"} or (not paths and wanted.min_replicas):
+                current.min_replicas = wanted.min_replicas
+            _check_floor(current)
 
         name = DeploymentName.parse(wanted.name, "deployment.name")
         return await self._deployments.change(name, change, etag=wanted.etag)
@@ -90,3 +99,9 @@ class Deployments:
             current.message = "replicas are being stopped"
 
         return await self._deployments.change(DeploymentName.parse(request.name), end, etag=request.etag)
+
+
+def _check_floor(deployment: Deployment) -> None:
+    if deployment.min_replicas > deployment.replicas:
+        problem = f"must be 0 or at most replicas, which is {deployment.replicas}"
+        raise InvalidArgument("INVALID_FIELD", fields={"deployment.min_replicas": problem})

@@ -28,6 +28,7 @@ from services.inference.serving import (
     export_name,
     export_request,
     exported,
+    has_size,
     observe,
     replica_group,
     serving_name,
@@ -163,7 +164,7 @@ class Reconciler:
         if workload is None:
             await self._fail(deployment, "the workload of its replicas was deleted", guard)
             return
-        if workload.state not in _ENDING and workload.groups[0].min_count != deployment.replicas:
+        if workload.state not in _ENDING and not has_size(workload.groups[0], deployment):
             workload = await self._scale(deployment)
         proved = frozenset(endpoints(workload))
         routed = await self._gateway.routed(deployment.model_name) if proved else frozenset()

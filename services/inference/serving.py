@@ -72,6 +72,7 @@ def export_request(deployment: Deployment, version: ModelVersion, pools: tuple[s
         groups=[group],
         max_restarts=_EXPORT_RESTARTS,
         trace_context=deployment.trace_context,
+        queue=deployment.queue,
     )
     return _create(name, workload)
 
@@ -86,6 +87,7 @@ def serving_request(deployment: Deployment, golden: str) -> CreateWorkloadReques
         groups=[replica_group(deployment, golden)],
         max_restarts=_REPLICA_RESTARTS,
         trace_context=deployment.trace_context,
+        queue=deployment.queue,
     )
     return _create(serving_name(deployment), workload)
 
@@ -95,7 +97,7 @@ def replica_group(deployment: Deployment, golden: str) -> SliceGroup:
     served = ServedModel(name=deployment.model_name, repository=deployment.repository, golden=golden)
     return SliceGroup(
         name=GROUP,
-        min_count=deployment.replicas,
+        min_count=deployment.min_replicas or deployment.replicas,
         max_count=deployment.replicas,
         resources=Resources(
             cpu_milli=deployment.cpu_milli or DEFAULT_CPU_MILLI,
@@ -103,6 +105,12 @@ def replica_group(deployment: Deployment, golden: str) -> SliceGroup:
         ),
         program=Program(triton=TritonProgram(models=[served])),
     )
+
+
+def has_size(group: SliceGroup, deployment: Deployment) -> bool:
+    """Whether the replicas' group has as many as the deployment asks for."""
+    floor = deployment.min_replicas or deployment.replicas
+    return (group.min_count, group.max_count or group.min_count) == (floor, deployment.replicas)
 
 
 def exported(workload: Workload) -> str:

@@ -21,7 +21,7 @@ async def build(config: SchedulerConfig, app: App) -> None:
     kv = await app.enter(EtcdKV(config.etcd_endpoints, tls=_etcd_tls(config), clock=app.clock))
     await app.join_mesh()
     pager = await Pager.open(kv, keys.PAGE_KEY)
-    scheduler = Scheduler(kv, pager, app.clock, config)
+    scheduler = Scheduler(kv, pager, app.clock, config, access=app.access)
     for name, loop in scheduler.loops.items():
         app.loop(name, loop)
     app.serve(*scheduler.registrations)

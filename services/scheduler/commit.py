@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from chassis import telemetry
 from chassis.clock import Clock
 from chassis.kv import KV, Compare, Delete, DeletePrefix, Get, KVError, Op, Put, absent, mod
@@ -31,11 +33,16 @@ class LeadershipLost(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
-    """One decision as the conditions and operations of a transaction."""
+    """Decisions that stand or fall together, as the conditions and operations of a transaction."""
 
-    decision: Decision
+    decisions: tuple[Decision, ...]
     compare: tuple[Compare, ...]
     then: tuple[Op, ...]
+
+    @property
+    def ops(self) -> int:
+        """What it counts for among the operations of a transaction."""
+        return max(len(self.then), len(self.compare))
 
     @property
     def size(self) -> int:
@@ -51,17 +58,27 @@ class Committer:
         self._ledger = ledger
         self._clock = clock
 
-    async def commit(self, decisions: Iterable[Decision], guard: Compare, traces: Mapping[str, str]) -> tuple[int, int]:
+    async def commit(
+        self, decisions: Iterable[Decision], guard: Compare, traces: Mapping[str, str], dropped: Iterable[str] = ()
+    ) -> tuple[int, int]:
         """Write what still holds; the revision of the last write, and how many decisions were overtaken by events.
 
-        `traces` holds the trace context under which each placed workload goes on.
+        `traces`: the trace context under which each placed workload goes on; `dropped`: whose reservations are over.
         Raises LeadershipLost as soon as the guard does not hold any more.
         """
-        writes = [write for each in decisions if (write := self._write(each, traces)) is not None]
         limit = asyncio.Semaphore(IN_FLIGHT)
+        results: list[asyncio.Task[tuple[int, int]]] = []
         async with asyncio.TaskGroup() as tasks:
-            results = [tasks.create_task(self._batch(batch, guard, limit)) for batch in _batches(writes)]
+            for batch in _batches(self._writes(decisions, traces, dropped)):
+                results.append(tasks.create_task(self._batch(batch, guard, limit)))
+                await asyncio.sleep(0)  # it is on its way while the next is made
         return max((each.result()[0] for each in results), default=0), sum(each.result()[1] for each in results)
+
+    def _writes(
+        self, decisions: Iterable[Decision], traces: Mapping[str, str], dropped: Iterable[str]
+    ) -> Iterator[Write]:
+        yield from (self._drop(name) for name in dropped)
+        yield from (write for unit in _units(decisions) if (write := self._write(unit, traces)) is not None)
 
     async def _batch(self, batch: Sequence[Write], guard: Compare, limit: asyncio.Semaphore) -> tuple[int, int]:
         async with limit:
@@ -69,7 +86,7 @@ class Committer:
             if revision:
                 return revision, 0
             if len(batch) == 1:
-                log.info("decision overtaken", workload=batch[0].decision.workload)
+                log.info("decision overtaken", workloads=[each.workload for each in batch[0].decisions])
                 return 0, 1
             alone = [await self._txn([write], guard) for write in batch]
             return max(alone), alone.count(0)
@@ -86,90 +103,142 @@ class Committer:
             return 0
         if result.succeeded:
             for write in batch:
-                _tell(write.decision)
+                for decision in write.decisions:
+                    _tell(decision)
             return result.revision
         holder = result.responses[0].entry
         if holder is None or holder.create_revision != guard.revision:
             raise LeadershipLost
         return 0
 
-    def _write(self, decision: Decision, traces: Mapping[str, str]) -> Write | None:
+    def _write(self, unit: Sequence[Decision], traces: Mapping[str, str]) -> Write | None:
+        compare: list[Compare] = []
+        then: list[Op] = []
+        now = convert.timestamp(self._clock.now())
+        for decision in unit:
+            if not self._add(decision, traces.get(decision.workload, ""), now, compare, then):
+                return None
+        return Write(decisions=tuple(unit), compare=tuple(compare), then=tuple(then))
+
+    def _add(
+        self, decision: Decision, trace_context: str, now: Timestamp, compare: list[Compare], then: list[Op]
+    ) -> bool:
+        """What one decision adds to a transaction; False when it is about something that is not there any more."""
         name = WorkloadName.parse(decision.workload)
         record = self._ledger.workloads.get(decision.workload)
         if record is None:
-            return None
-        document = self._document(record, decision)
+            return False
+        document = _document(record, decision, now)
         key = keys.workload(name)
-        compare = [mod(key, record.mod_revision), *(absent(_node_key(node)) for node in decision.missing)]
-        then: list[Op] = [Put(key, convert.stored(document))]
+        compare += [mod(key, record.mod_revision), *(absent(_node_key(node)) for node in decision.missing)]
+        then.append(Put(key, convert.stored(document)))
         if decision.placement is not None:
-            assignment = self._assignment(document, decision.placement, traces.get(decision.workload, ""))
+            assignment = _assignment(document, decision.placement, trace_context, now)
             then.append(Put(keys.assignment(name, decision.generation), convert.stored(assignment)))
             compare.append(absent(keys.assignment(name, decision.generation)))
         for revocation in decision.revoke:
             assigned = self._ledger.assignment(decision.workload, revocation.generation)
             if assigned is None:
-                return None
+                return False
             where = keys.assignment(name, revocation.generation)
-            then.append(Put(where, convert.stored(self._revoked(assigned.proto, revocation))))
+            then.append(Put(where, convert.stored(_revoked(assigned.proto, revocation, now))))
             compare.append(mod(where, assigned.mod_revision))
         for generation in decision.retire:
             then += [Delete(keys.assignment(name, generation)), DeletePrefix(keys.statuses(name, generation))]
-        return Write(decision=decision, compare=tuple(compare), then=tuple(then))
+        if decision.reservation is not None:
+            lifetime_s = decision.reservation.expires_at - self._clock.monotonic()
+            reservation = convert.reservation_to_proto(decision.reservation, document, now, lifetime_s)
+            then.append(Put(keys.reservation(name), convert.stored(reservation)))
+        elif decision.drops_reservation:
+            then.append(Delete(keys.reservation(name)))
+        return True
 
-    def _document(self, record: WorkloadRecord, decision: Decision) -> workload_pb2.Workload:
-        document = workload_pb2.Workload()
-        document.CopyFrom(record.proto)
-        now = convert.timestamp(self._clock.now())
-        document.state = workload_pb2.Workload.State.ValueType(decision.state)
-        document.pending_reason = workload_pb2.Workload.PendingReason.ValueType(decision.reason)
-        document.message = decision.message
-        document.generation = decision.generation
-        document.restarts = decision.restarts
-        document.update_time.CopyFrom(now)
+    def _drop(self, workload: str) -> Write:
+        """Forget what is reserved for a workload that is no more."""
+        name = WorkloadName.parse(workload)
+        return Write(decisions=(), compare=(absent(keys.workload(name)),), then=(Delete(keys.reservation(name)),))
+
+
+def _document(record: WorkloadRecord, decision: Decision, now: Timestamp) -> workload_pb2.Workload:
+    document = workload_pb2.Workload()
+    document.CopyFrom(record.proto)
+    document.state = workload_pb2.Workload.State.ValueType(decision.state)
+    document.pending_reason = workload_pb2.Workload.PendingReason.ValueType(decision.reason)
+    document.message = decision.message
+    document.generation = decision.generation
+    document.restarts = decision.restarts
+    document.preemptions = decision.preemptions
+    document.update_time.CopyFrom(now)
+    if decision.slices is not record.value.slices:
         del document.slices[:]
         document.slices.extend(convert.slice_to_proto(each) for each in decision.slices)
-        if decision.state is State.RUNNING and not document.HasField("start_time"):
-            document.start_time.CopyFrom(now)
-        if decision.state in ENDED:
-            document.end_time.CopyFrom(now)
-        return document
-
-    def _assignment(
-        self, document: workload_pb2.Workload, placement: Placement, trace_context: str
-    ) -> ledger_pb2.Assignment:
-        return ledger_pb2.Assignment(
-            workload=document.name,
-            workload_uid=document.uid,
-            generation=document.generation,
-            pool=placement.pool,
-            slices=document.slices,
-            sessions=dict(placement.sessions),
-            create_time=convert.timestamp(self._clock.now()),
-            programs={group.name: group.program for group in document.groups},
-            resources={group.name: group.resources for group in document.groups},
-            kept=sorted(placement.kept),
-            owner=document.owner,
-            trace_context=trace_context or document.trace_context,
-        )
-
-    def _revoked(self, assignment: ledger_pb2.Assignment, revocation: Revocation) -> ledger_pb2.Assignment:
-        revoked = ledger_pb2.Assignment()
-        revoked.CopyFrom(assignment)
-        revoked.revoke_time.CopyFrom(convert.timestamp(self._clock.now()))
-        revoked.grace_s = revocation.grace_s
-        revoked.revoke_reason = revocation.reason
-        return revoked
+    if dict(decision.granted) != dict(document.granted):
+        document.granted.clear()
+        document.granted.update(decision.granted)
+    if not decision.has_quota:
+        document.ClearField("quota_reserve_time")
+    elif not document.HasField("quota_reserve_time"):
+        document.quota_reserve_time.CopyFrom(now)
+    if decision.resets_checks:
+        for check in document.admission_checks:
+            check.ClearField("state")
+            check.ClearField("message")
+    if decision.placement is not None:
+        document.assign_time.CopyFrom(now)
+        if not decision.placement.kept:
+            document.ClearField("checkpoint_time")
+    if decision.state is State.RUNNING and not document.HasField("start_time"):
+        document.start_time.CopyFrom(now)
+    if decision.state in ENDED:
+        document.end_time.CopyFrom(now)
+    return document
 
 
-def _batches(writes: Sequence[Write]) -> Iterator[list[Write]]:
+def _assignment(
+    document: workload_pb2.Workload, placement: Placement, trace_context: str, now: Timestamp
+) -> ledger_pb2.Assignment:
+    return ledger_pb2.Assignment(
+        workload=document.name,
+        workload_uid=document.uid,
+        generation=document.generation,
+        pool=placement.pool,
+        slices=document.slices,
+        sessions=dict(placement.sessions),
+        create_time=now,
+        programs={group.name: group.program for group in document.groups},
+        resources={group.name: group.resources for group in document.groups},
+        kept=sorted(placement.kept),
+        owner=document.owner,
+        trace_context=trace_context or document.trace_context,
+    )
+
+
+def _revoked(assignment: ledger_pb2.Assignment, revocation: Revocation, now: Timestamp) -> ledger_pb2.Assignment:
+    revoked = ledger_pb2.Assignment()
+    revoked.CopyFrom(assignment)
+    revoked.revoke_time.CopyFrom(now)
+    revoked.grace_s = revocation.grace_s
+    revoked.revoke_reason = revocation.reason
+    return revoked
+
+
+def _units(decisions: Iterable[Decision]) -> Iterator[list[Decision]]:
+    """The decisions one by one, but for those that name each other: they come at the place of the first of them."""
+    together: dict[str, list[Decision]] = {}
+    for each in decisions:
+        together.setdefault(each.together or each.workload, []).append(each)
+    yield from together.values()
+
+
+def _batches(writes: Iterable[Write]) -> Iterator[list[Write]]:
     """Groups that stay within the limits of a transaction."""
     batch: list[Write] = []
+    ops = size = 0
     for write in writes:
-        ops = sum(max(len(each.then), len(each.compare)) for each in (*batch, write))
-        if batch and (ops > MAX_OPS or sum(each.size for each in (*batch, write)) > MAX_BYTES):
+        ops, size = ops + write.ops, size + write.size
+        if batch and (ops > MAX_OPS or size > MAX_BYTES):
             yield batch
-            batch = []
+            batch, ops, size = [], write.ops, write.size
         batch.append(write)
     if batch:
         yield batch
@@ -180,7 +249,9 @@ def _node_key(node: str) -> str:
 
 
 def _tell(decision: Decision) -> None:
-    log.info(
+    """What changes the course of a workload is told; that many still wait, or are placed as they should be, is not."""
+    tell = log.info if decision.revoke or decision.reservation or decision.state in ENDED else log.debug
+    tell(
         "workload decided",
         workload=decision.workload,
         state=decision.state.name,

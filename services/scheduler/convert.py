@@ -1,28 +1,51 @@
 """Between the protos on the wire and in etcd, and the frozen values that the planner works on."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from chassis.clock import Clock
 from lepton.internal.v1 import ledger_pb2, node_session_pb2
-from lepton.scheduler.v1 import node_pb2, program_pb2, resources_pb2, workload_pb2
+from lepton.scheduler.v1 import node_pb2, program_pb2, queue_pb2, resources_pb2, workload_pb2
 from services.scheduler.snapshot import (
     Assignment,
+    Check,
+    CheckState,
     Demand,
     Device,
+    Effect,
     Group,
     Kind,
     Node,
+    Policy,
+    Queue,
+    Quota,
     Ran,
     Reason,
+    Reservation,
     Slice,
     SliceState,
     State,
+    Stop,
+    Taint,
+    Toleration,
+    Topology,
     Workload,
 )
+
+_DEFAULTS: Final = Queue(name="")
+Moment: TypeAlias = Callable[[Timestamp], float]  # a wall-clock stamp as seconds of the planner's monotonic clock
+
+
+def moments(clock: Clock) -> Moment:
+    """Converts stamps as of now: what lies in the past stays as long ago as it is by the wall clock."""
+    offset = clock.monotonic() - clock.now().timestamp()
+    return lambda stamp: stamp.ToNanoseconds() / 1e9 + offset
 
 
 def stored(message: Message) -> bytes:
@@ -50,6 +73,7 @@ def demand_of(resources: resources_pb2.Resources) -> Demand:
         storage_bytes=resources.storage_bytes,
         device_milli=resources.device_milli,
         device_models=frozenset(resources.device_models),
+        network_mbps=resources.network_mbps,
     )
 
 
@@ -64,6 +88,12 @@ def node_of(node: node_pb2.Node) -> Node:
         storage_bytes=node.capacity.storage_bytes,
         devices=tuple(Device(index=each.index, model=each.model) for each in node.devices),
         is_schedulable=node.state == node_pb2.Node.READY,
+        network_mbps=node.capacity.network_mbps,
+        labels=dict(node.labels),
+        taints=tuple(
+            Taint(key=each.key, value=each.value, effect=Effect(each.effect or Effect.NO_SCHEDULE))
+            for each in node.taints
+        ),
     )
 
 
@@ -78,12 +108,24 @@ def group_of(group: workload_pb2.SliceGroup) -> Group:
     )
 
 
-def workload_of(workload: workload_pb2.Workload, not_before: float = 0.0) -> Workload:
-    """A workload as the planner sees it."""
+@lru_cache(maxsize=4096)
+def _groups_of(groups: tuple[bytes, ...]) -> tuple[Group, ...]:
+    """The groups of many workloads are alike, and a workload's own stay as they are while it changes."""
+    return tuple(group_of(workload_pb2.SliceGroup.FromString(each)) for each in groups)
+
+
+def workload_of(
+    workload: workload_pb2.Workload, not_before: float = 0.0, moment: Moment | None = None, waiting_since: float = 0.0
+) -> Workload:
+    """A workload as the planner sees it; without `moment` it is shown without its times."""
+
+    def at(field: str) -> float | None:
+        return moment(getattr(workload, field)) if moment is not None and workload.HasField(field) else None  # type: ignore[arg-type]
+
     return Workload(
         name=workload.name,
         kind=Kind(workload.kind or Kind.BATCH),
-        groups=tuple(group_of(group) for group in workload.groups),
+        groups=_groups_of(tuple(group.SerializeToString() for group in workload.groups)),
         pools=tuple(workload.pools),
         priority=workload.priority,
         submitted=workload.create_time.ToNanoseconds(),
@@ -95,6 +137,94 @@ def workload_of(workload: workload_pb2.Workload, not_before: float = 0.0) -> Wor
         restarts=workload.restarts,
         slices=tuple(slice_of(each) for each in workload.slices),
         not_before=not_before,
+        queue=workload.queue,
+        expected_duration_s=float(workload.expected_duration_s),
+        is_preemptible=not workload.disable_preemption,
+        selector=tuple(sorted(workload.node_selector.items())),
+        tolerations=tuple(Toleration(key=each.key, value=each.value) for each in workload.tolerations),
+        topology=_topology_of(workload.topology) if workload.HasField("topology") else None,
+        is_spread=workload.spread == workload_pb2.Workload.SPREAD,
+        floating=tuple(sorted(workload.floating_resources.items())),
+        is_held=workload.hold,
+        checks=tuple(
+            Check(name=each.name, state=CheckState(each.state), message=each.message)
+            for each in workload.admission_checks
+        ),
+        preemptions=workload.preemptions,
+        quota_reserved_at=at("quota_reserve_time"),
+        assigned_at=at("assign_time"),
+        checkpoint_at=at("checkpoint_time"),
+        waiting_since=waiting_since,
+        throughput=tuple(sorted(workload.throughput.items())),
+        granted=tuple(sorted(workload.granted.items())),
+    )
+
+
+def _topology_of(topology: workload_pb2.TopologyRequest) -> Topology:
+    return Topology(
+        level=topology.level,
+        is_required=topology.mode != workload_pb2.TopologyRequest.PREFERRED,
+        slice_size=topology.slice_size,
+    )
+
+
+def queue_of(queue: queue_pb2.Queue) -> Queue:
+    """A queue as the planner sees it: what is not set has its default."""
+    return Queue(
+        name=queue.name,
+        parent=queue.parent,
+        weight=queue.weight or 1.0,
+        quotas=tuple(_quota_of(each) for each in queue.quotas),
+        policy=Policy(queue.policy or Policy.FAIR_SHARE),
+        is_strict=queue.strictness == queue_pb2.Queue.STRICT,
+        stop=Stop(queue.stop_policy),
+        projects=tuple(queue.projects),
+        project_limits=tuple(_quota_of(each) for each in queue.project_limits),
+        half_life_s=float(queue.usage_half_life_s or _DEFAULTS.half_life_s),
+        min_runtime_s=float(queue.min_runtime_s or _DEFAULTS.min_runtime_s),
+        aging_s=float(queue.aging_s or _DEFAULTS.aging_s),
+        has_preemption=not queue.disable_preemption,
+    )
+
+
+def _quota_of(quota: queue_pb2.Quota) -> Quota:
+    return Quota(
+        resource=quota.resource,
+        nominal=quota.nominal,
+        pool=quota.pool,
+        borrowing_limit=quota.borrowing_limit if quota.HasField("borrowing_limit") else None,
+        lending_limit=quota.lending_limit if quota.HasField("lending_limit") else None,
+    )
+
+
+def reservation_of(reservation: ledger_pb2.Reservation, moment: Moment) -> Reservation:
+    """A reservation as the planner sees it."""
+    return Reservation(
+        workload=reservation.workload,
+        pool=reservation.pool,
+        slices=tuple(slice_of(each) for each in reservation.slices),
+        demands={name: demand_of(resources) for name, resources in reservation.resources.items()},
+        victims=tuple((each.workload, each.generation) for each in reservation.victims),
+        expires_at=moment(reservation.create_time) + reservation.lifetime_s,
+    )
+
+
+def reservation_to_proto(
+    reservation: Reservation, workload: workload_pb2.Workload, now: Timestamp, lifetime_s: float
+) -> ledger_pb2.Reservation:
+    """A reservation as it is stored."""
+    return ledger_pb2.Reservation(
+        workload=reservation.workload,
+        workload_uid=workload.uid,
+        pool=reservation.pool,
+        slices=[slice_to_proto(each) for each in reservation.slices],
+        resources={group.name: group.resources for group in workload.groups},
+        victims=[
+            ledger_pb2.Reservation.Victim(workload=name, generation=generation)
+            for name, generation in reservation.victims
+        ],
+        create_time=now,
+        lifetime_s=lifetime_s,
     )
 
 

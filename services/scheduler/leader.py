@@ -11,15 +11,17 @@ from chassis.election import Election, Leadership
 from chassis.logs import logger
 from services.scheduler.commit import Committer, LeadershipLost
 from services.scheduler.ledger import Ledger
-from services.scheduler.planner import Decision, plan
+from services.scheduler.planner import Decision, Memory, plan
 from services.scheduler.snapshot import State
 
 log = logger(__name__)
 
 _AFTER_CONFLICT_S: Final = 0.05
+_MOST: Final = 5000  # placements of one plan: while it is made, nothing else is done here, not even the lease renewed
 
 CYCLES = telemetry.histogram("scheduler_plan_seconds", "Time that one run of the planner took")
 PLACED = telemetry.counter("scheduler_placements_total", "Generations that were placed")
+REVOKED = telemetry.counter("scheduler_revocations_total", "Generations that were told to stop", ("reason",))
 PENDING = telemetry.gauge("scheduler_pending_workloads", "Workloads that wait for a place, as of the last plan")
 LEADING = telemetry.gauge("scheduler_is_leader", "Whether this replica leads")
 
@@ -44,6 +46,7 @@ class Leader:
         self._clock = clock
         self._fence_s = fence_s
         self._debounce_s = debounce_s
+        self._memory = Memory()
 
     async def run(self) -> None:
         """Lead whenever elected, for ever."""
@@ -72,19 +75,24 @@ class Leader:
         """Plan and commit once; when to do so again even if nothing happens."""
         started, started_ns = monotonic(), time_ns()
         snapshot = self._ledger.snapshot(self._fence_s)
-        planned = plan(snapshot, self._clock.monotonic())
+        planned = plan(snapshot, self._clock.monotonic(), self._memory, _MOST)
         CYCLES.observe(monotonic() - started)
         PENDING.set(sum(each.state is State.PENDING for each in snapshot.workloads.values()))
-        if not planned.decisions:
+        if not planned.decisions and not planned.dropped:
             return planned.wake_at
         spans = self._spans(planned.decisions, started_ns)
         traces = {workload: span.trace.traceparent for workload, span in spans.items()}
         try:
-            revision, overtaken = await self._committer.commit(planned.decisions, leadership.guard, traces)
+            revision, overtaken = await self._committer.commit(
+                planned.decisions, leadership.guard, traces, planned.dropped
+            )
         finally:
             for span in spans.values():
                 span.end()
         PLACED.inc(sum(each.placement is not None for each in planned.decisions))
+        for each in planned.decisions:
+            for revocation in each.revoke:
+                REVOKED.labels(revocation.reason).inc()
         # Plan again only when our own writes are known here: they are part of the next snapshot.
         await self._first_of(None, self._ledger.reached(revision), leadership.lost.wait())
         if overtaken:

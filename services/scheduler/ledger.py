@@ -11,16 +11,28 @@ from typing import Protocol
 from chassis.clock import Clock
 from chassis.kv import KV, Entry, Event, WatchBatch, follow
 from lepton.internal.v1 import ledger_pb2
-from lepton.names import NodeName, PoolName, WorkloadName
-from lepton.scheduler.v1 import node_pb2, pool_pb2, workload_pb2
+from lepton.names import FloatingResourceName, NodeName, PoolName, ProjectName, QueueName, WorkloadName
+from lepton.scheduler.v1 import node_pb2, pool_pb2, queue_pb2, workload_pb2
 from services.scheduler import convert, keys
-from services.scheduler.lifecycle import ENDED, backoff_s
-from services.scheduler.snapshot import Assignment, Node, Reason, Snapshot, Workload
+from services.scheduler.lifecycle import CHECK_RETRY_S, ENDED, backoff_s
+from services.scheduler.node_settings import merged
+from services.scheduler.planner.shares import decayed
+from services.scheduler.snapshot import (
+    Assignment,
+    CheckState,
+    Node,
+    Queue,
+    Reason,
+    Reservation,
+    Snapshot,
+    State,
+    Workload,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRecord:
-    """A node with its key's place in etcd."""
+    """A node as everyone sees it, with the document that its session has written."""
 
     proto: node_pb2.Node
     value: Node
@@ -33,6 +45,15 @@ class WorkloadRecord:
 
     proto: workload_pb2.Workload
     value: Workload
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueRecord:
+    """A queue with the revision of its document."""
+
+    proto: queue_pb2.Queue
+    value: Queue
     mod_revision: int
 
 
@@ -101,11 +122,20 @@ class Ledger:
         self.changed = asyncio.Event()  # for the planner, which clears it
         self.pools: dict[str, pool_pb2.Pool] = {}
         self.nodes: dict[str, NodeRecord] = {}
+        self.node_settings: dict[str, Entry] = {}
         self.workloads: dict[str, WorkloadRecord] = {}
         self.assignments: dict[str, dict[int, AssignmentRecord]] = {}
+        self.queues: dict[str, QueueRecord] = {}
+        self.queues_revision = 0  # of the last change of any of them
+        self.floating: dict[str, queue_pb2.FloatingResource] = {}
+        self.reservations: dict[str, Reservation] = {}
+        self.usage: dict[str, ledger_pb2.ProjectUsage] = {}
+        self._assigned: dict[str, tuple[Assignment, ...]] = {}  # as of the last snapshot
+        self._reassigned: set[str] = set()  # whose part of it is out of date
         self._on_node: dict[str, set[tuple[str, int]]] = {}
         self._active: dict[str, Workload] = {}
         self._node_values: dict[str, Node] = {}
+        self._queue_values: dict[str, Queue] = {}
         self._gone: dict[str, float] = {}
         self._listeners: list[Listener] = []
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -133,17 +163,28 @@ class Ledger:
         await arrived
 
     def snapshot(self, fence_s: float) -> Snapshot:
-        """What the planner looks at; valid until the loop runs again, since it shows the ledger and copies little."""
+        """What the planner looks at; valid until the loop runs again, since it shows the ledger.
+
+        It costs what has changed since the last one, however much there is.
+        """
+        for name in self._reassigned:
+            records = self.assignments.get(name)
+            if records is None:
+                self._assigned.pop(name, None)
+            else:
+                self._assigned[name] = tuple(records[generation].value for generation in sorted(records))
+        self._reassigned.clear()
         return Snapshot(
             pools=frozenset(self.pools),
             nodes=MappingProxyType(self._node_values),
             workloads=MappingProxyType(self._active),
-            assignments={
-                name: tuple(records[generation].value for generation in sorted(records))
-                for name, records in self.assignments.items()
-            },
+            assignments=MappingProxyType(self._assigned),
             gone=MappingProxyType(self._gone),
             fence_s=fence_s,
+            queues=MappingProxyType(self._queue_values),
+            floating={name: each.capacity for name, each in self.floating.items()},
+            reservations=MappingProxyType(self.reservations),
+            usage=self._usage_now(),
         )
 
     def assignment(self, workload: str, generation: int) -> AssignmentRecord | None:
@@ -164,12 +205,23 @@ class Ledger:
                     self._pool(rest, event)
                 case "nodes":
                     self._node(rest.split("/"), event, changes)
+                case "node_settings":
+                    self._node_settings(rest.split("/"), event)
                 case "workloads":
                     self._workload(rest.split("/"), event)
                 case "assignments":
                     self._assignment(rest.split("/"), event, changes)
                 case "statuses":
                     self._status(rest.split("/"), event, changes)
+                case "queues":
+                    self._queue(rest, event)
+                case "floating_resources":
+                    self._floating(rest, event)
+                case "reservations":
+                    self._reservation(rest.split("/"), event)
+                case "usage":
+                    self._usage(rest, event)
+                    continue  # it changes the order, not what could be placed
                 case _:
                     continue
             self.changed.set()
@@ -196,10 +248,25 @@ class Ledger:
             self._node_values.pop(name, None)
             self._gone[name] = self._clock.monotonic()
             return
-        proto = node_pb2.Node.FromString(event.entry.value)
-        self.nodes[name] = record = NodeRecord(proto=proto, value=convert.node_of(proto), entry=event.entry)
-        self._node_values[name] = record.value
+        self._merge_node(name, event.entry)
         self._gone.pop(name, None)
+
+    def _node_settings(self, parts: list[str], event: Event) -> None:
+        name = str(NodeName(*parts))
+        if event.entry is None:
+            self.node_settings.pop(name, None)
+        else:
+            self.node_settings[name] = event.entry
+        if name in self.nodes:
+            self._merge_node(name, self.nodes[name].entry)
+
+    def _merge_node(self, name: str, entry: Entry) -> None:
+        """The node as its agent declares it, under what an operator has set on it."""
+        settings = self.node_settings.get(name)
+        known = ledger_pb2.NodeSettings.FromString(settings.value) if settings else None
+        proto = merged(node_pb2.Node.FromString(entry.value), known)
+        self.nodes[name] = record = NodeRecord(proto=proto, value=convert.node_of(proto), entry=entry)
+        self._node_values[name] = record.value
 
     def _workload(self, parts: list[str], event: Event) -> None:
         name = str(WorkloadName(*parts))
@@ -208,21 +275,81 @@ class Ledger:
         if event.entry is None:
             return
         proto = workload_pb2.Workload.FromString(event.entry.value)
-        value = convert.workload_of(proto, self._not_before(before, proto))
+        moment = convert.moments(self._clock)
+        waiting_since = self._waiting_since(before, proto, moment)
+        value = convert.workload_of(proto, self._not_before(before, proto), moment, waiting_since)
         self.workloads[name] = WorkloadRecord(proto=proto, value=value, mod_revision=event.entry.mod_revision)
         if value.state not in ENDED:
             self._active[name] = value
 
     def _not_before(self, before: WorkloadRecord | None, now: workload_pb2.Workload) -> float:
-        """The end of the backoff, on this process's clock: it begins when the restart is first seen here."""
+        """The end of the backoff, on this process's clock: it begins when its cause is first seen here."""
+        is_put_off = Reason(now.pending_reason) is Reason.BACKING_OFF and any(
+            CheckState(each.state) is CheckState.RETRY for each in now.admission_checks
+        )
+        if is_put_off and (before is None or Reason(before.proto.pending_reason) is not Reason.BACKING_OFF):
+            return self._clock.monotonic() + CHECK_RETRY_S
         if before is not None and now.restarts <= before.proto.restarts:
             return before.value.not_before
         if before is None and Reason(now.pending_reason) is not Reason.BACKING_OFF:
             return 0.0
         return self._clock.monotonic() + backoff_s(now.restarts)
 
+    def _waiting_since(
+        self, before: WorkloadRecord | None, now: workload_pb2.Workload, moment: convert.Moment
+    ) -> float:
+        """Since when it waits: since it was created, or since it lost its place (about then, where nobody saw it)."""
+        if before is not None and (before.value.state is State.PENDING or now.state != workload_pb2.Workload.PENDING):
+            return before.value.waiting_since
+        if before is not None:
+            return self._clock.monotonic()
+        return moment(now.update_time if now.generation else now.create_time)
+
+    def _queue(self, queue: str, event: Event) -> None:
+        name = str(QueueName(queue))
+        self.queues_revision = event.revision
+        if event.entry is None:
+            self.queues.pop(name, None)
+            self._queue_values.pop(name, None)
+            return
+        proto = queue_pb2.Queue.FromString(event.entry.value)
+        record = QueueRecord(proto=proto, value=convert.queue_of(proto), mod_revision=event.entry.mod_revision)
+        self.queues[name], self._queue_values[name] = record, record.value
+
+    def _floating(self, resource: str, event: Event) -> None:
+        name = str(FloatingResourceName(resource))
+        if event.entry is None:
+            self.floating.pop(name, None)
+        else:
+            self.floating[name] = queue_pb2.FloatingResource.FromString(event.entry.value)
+
+    def _reservation(self, parts: list[str], event: Event) -> None:
+        name = str(WorkloadName(*parts))
+        if event.entry is None:
+            self.reservations.pop(name, None)
+            return
+        proto = ledger_pb2.Reservation.FromString(event.entry.value)
+        self.reservations[name] = convert.reservation_of(proto, convert.moments(self._clock))
+
+    def _usage(self, project: str, event: Event) -> None:
+        name = str(ProjectName(project))
+        if event.entry is None:
+            self.usage.pop(name, None)
+        else:
+            self.usage[name] = ledger_pb2.ProjectUsage.FromString(event.entry.value)
+
+    def _usage_now(self) -> dict[str, float]:
+        """What each project has used, as of now: what was sampled, decayed since."""
+        now_ns = int(self._clock.now().timestamp() * 1e9)
+        return {
+            name: decayed(each.dominant_share_s, (now_ns - each.sample_time.ToNanoseconds()) / 1e9, each.half_life_s)
+            for name, each in self.usage.items()
+            if each.half_life_s > 0
+        }
+
     def _assignment(self, parts: list[str], event: Event, changes: Changes) -> None:
         name, generation = str(WorkloadName(*parts[:2])), int(parts[2])
+        self._reassigned.add(name)
         records = self.assignments.setdefault(name, {})
         record = records.get(generation)
         if event.entry is None:
@@ -253,9 +380,11 @@ class Ledger:
                 self._on_node.pop(node, None)
 
     def _status(self, parts: list[str], event: Event, changes: Changes) -> None:
-        record = self.assignment(str(WorkloadName(*parts[:2])), int(parts[2]))
+        name = str(WorkloadName(*parts[:2]))
+        record = self.assignment(name, int(parts[2]))
         if record is None or event.entry is None:
             return
+        self._reassigned.add(name)
         status = workload_pb2.Slice.FromString(event.entry.value)
         record.report(status)
         changes.reported.append((record, status))

@@ -19,6 +19,8 @@ OVER: Final = ENDED | {State.CANCELLING}  # nothing can be wished for any more
 FINAL: Final = frozenset({SliceState.SUCCEEDED, SliceState.FAILED, SliceState.STOPPED, SliceState.LOST})
 UP: Final = frozenset({SliceState.RUNNING, SliceState.READY, SliceState.SUCCEEDED})
 
+CHECK_RETRY_S: Final = 60.0  # after an admission check has said RETRY
+
 
 def may_follow(before: State, after: State) -> bool:
     """Whether a workload may go from one state to the other; staying is always allowed."""

@@ -14,13 +14,19 @@ from chassis.requests import Requests
 from chassis.server import Registration
 from lepton.internal.v1 import node_session_pb2_grpc
 from lepton.names import NodeName
-from lepton.scheduler.v1 import scheduler_service_pb2_grpc
+from lepton.scheduler.v1 import planning_service_pb2_grpc, queue_service_pb2_grpc, scheduler_service_pb2_grpc
 from services.scheduler import keys
 from services.scheduler.commit import Committer
 from services.scheduler.config import SchedulerConfig
+from services.scheduler.explain import Explain
+from services.scheduler.floating import FloatingResources
 from services.scheduler.leader import Leader
 from services.scheduler.ledger import Ledger
+from services.scheduler.nodes import Nodes
+from services.scheduler.planning_servicer import PlanningServicer
 from services.scheduler.pools import Pools
+from services.scheduler.queue_servicer import QueueServicer
+from services.scheduler.queues import Queues
 from services.scheduler.servicer import SchedulerServicer
 from services.scheduler.sessions.conversation import Conversations, peer_is_node
 from services.scheduler.sessions.delivery import Delivery
@@ -28,6 +34,9 @@ from services.scheduler.sessions.leases import Leases
 from services.scheduler.sessions.registry import Sessions
 from services.scheduler.sessions.reports import Reports
 from services.scheduler.sessions.servicer import NodeSessionServicer
+from services.scheduler.utilization import Utilization
+from services.scheduler.utilization.measured import Measured
+from services.scheduler.utilization.utilization import Access
 from services.scheduler.workloads import Workloads
 
 
@@ -41,8 +50,10 @@ class Scheduler:
         clock: Clock,
         config: SchedulerConfig,
         identify: Callable[[Call | None], Callable[[NodeName], None]] = peer_is_node,
+        access: Access | None = None,
     ) -> None:
         nodes, lead = config.nodes, config.leader
+        replica_id = config.replica_id or f"{socket.gethostname()}:{os.getpid()}"
         self.ledger = Ledger(kv, clock)
         requests = Requests(kv, keys.REQUESTS, clock=clock)
         leases = Leases(kv, clock, count=nodes.leases, ttl_s=nodes.lease_ttl_s)
@@ -54,7 +65,7 @@ class Scheduler:
         election = Election(
             kv,
             keys.LEADER,
-            config.replica_id or f"{socket.gethostname()}:{os.getpid()}",
+            replica_id,
             ttl_s=lead.ttl_s,
             renew_deadline_s=lead.renew_deadline_s,
             retry_s=lead.retry_s,
@@ -62,10 +73,24 @@ class Scheduler:
         )
         committer = Committer(kv, self.ledger, clock)
         self.leader = Leader(election, self.ledger, committer, clock, fence_s=nodes.ttl_s, debounce_s=lead.debounce_s)
-        pools = Pools(kv, self.ledger, requests, pager, clock)
+        fleet = Nodes(kv, self.ledger, pager)
+        pools = Pools(kv, self.ledger, fleet, requests, pager, clock)
         workloads = Workloads(kv, requests, pager, clock)
+        self.measured = Measured(kv, self.sessions, replica_id, clock)
+        explain = Explain(self.ledger, clock, nodes.ttl_s)
+        self.utilization = Utilization(self.ledger, self.measured, access, clock)
+        queues = Queues(kv, self.ledger, requests, pager, clock, access)
+        floating = FloatingResources(kv, self.ledger, requests, pager)
         self.registrations: tuple[Registration, ...] = (
-            (scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server, SchedulerServicer(pools, workloads)),
+            (
+                scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server,
+                SchedulerServicer(pools, fleet, workloads),
+            ),
+            (
+                planning_service_pb2_grpc.add_PlanningServiceServicer_to_server,
+                PlanningServicer(self.ledger, explain, self.utilization, fence_s=nodes.ttl_s),
+            ),
+            (queue_service_pb2_grpc.add_QueueServiceServicer_to_server, QueueServicer(queues, floating)),
             (
                 node_session_pb2_grpc.add_NodeSessionServiceServicer_to_server,
                 NodeSessionServicer(conversations, identify),
@@ -75,4 +100,5 @@ class Scheduler:
             "ledger": self.ledger.run,
             "sessions": conversations.run,
             "leader": self.leader.run,
+            "utilization": self.utilization.run,
         }

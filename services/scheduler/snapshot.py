@@ -35,6 +35,49 @@ class Reason(IntEnum):
     FRAGMENTED = 4
     WAITING_FOR_FENCE = 5
     BACKING_OFF = 6
+    EXCEEDS_MAX_QUOTA = 7
+    WAITING_FOR_QUOTA = 8
+    TOPOLOGY_PLACEMENT_FAILED = 9
+    WAITING_FOR_PREEMPTED = 10
+    ON_HOLD = 11
+    WAITING_FOR_ADMISSION_CHECK = 12
+    BEHIND_RESERVATION = 13
+    WAITING_FOR_FLOATING_RESOURCE = 14
+    ADMISSION_REJECTED = 15
+
+
+class Policy(IntEnum):
+    """In what order a queue is looked at; the numbers are the proto's."""
+
+    FAIR_SHARE = 1
+    FIFO = 2
+    SHORTEST_JOB_FIRST = 3
+    WEIGHTED_DYNAMIC = 4
+
+
+class Stop(IntEnum):
+    """Whether a queue is open; the numbers are the proto's."""
+
+    OPEN = 0
+    HOLD = 1
+    HOLD_AND_DRAIN = 2
+
+
+class Effect(IntEnum):
+    """What a taint does; the numbers are the proto's."""
+
+    NO_SCHEDULE = 1
+    PREFER_NO_SCHEDULE = 2
+    NO_EXECUTE = 3
+
+
+class CheckState(IntEnum):
+    """What an admission check says; the numbers are the proto's."""
+
+    UNKNOWN = 0
+    READY = 1
+    RETRY = 2
+    REJECTED = 3
 
 
 class SliceState(IntEnum):
@@ -59,6 +102,72 @@ class Demand:
     storage_bytes: int = 0
     device_milli: int = 0  # below 1000: a share of one device; else whole devices
     device_models: frozenset[str] = frozenset()  # empty = any
+    network_mbps: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taint:
+    """A mark on a node that keeps work away."""
+
+    key: str
+    value: str = ""
+    effect: Effect = Effect.NO_SCHEDULE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toleration:
+    """A taint that a workload tolerates; an empty key is every taint, an empty value any value."""
+
+    key: str = ""
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    """How near to each other slices must be: within one value of a node label (`host`: one node)."""
+
+    level: str
+    is_required: bool = True
+    slice_size: int = 0  # the gang may be cut into parts of so many; 0 = all of it together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """An admission check, and what it says."""
+
+    name: str
+    state: CheckState = CheckState.UNKNOWN
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """How much of one resource of one flavour (a pool; empty = all pools together) a queue may use."""
+
+    resource: str  # a field of Demand
+    nominal: int
+    pool: str = ""
+    borrowing_limit: int | None = None
+    lending_limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """A line of workloads with a share of the fleet."""
+
+    name: str
+    parent: str = ""
+    weight: float = 1.0
+    quotas: tuple[Quota, ...] = ()
+    policy: Policy = Policy.FAIR_SHARE
+    is_strict: bool = False
+    stop: Stop = Stop.OPEN
+    projects: tuple[str, ...] = ()
+    project_limits: tuple[Quota, ...] = ()  # each single project's own: nominal is the most
+    half_life_s: float = 7 * 86400.0
+    min_runtime_s: float = 60.0
+    aging_s: float = 86400.0
+    has_preemption: bool = True  # its workloads may evict those of lower priority in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +190,9 @@ class Node:
     storage_bytes: int = 0
     devices: tuple[Device, ...] = ()
     is_schedulable: bool = True
+    network_mbps: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +239,23 @@ class Workload:
     restarts: int = 0
     slices: tuple[Slice, ...] = ()
     not_before: float = 0.0  # monotonic: the end of its backoff
+    queue: str = ""  # empty = that of its project, else the default
+    expected_duration_s: float = 0.0  # 0 = not known
+    is_preemptible: bool = True
+    selector: tuple[tuple[str, str], ...] = ()  # labels that its nodes must have, sorted
+    tolerations: tuple[Toleration, ...] = ()
+    topology: Topology | None = None
+    is_spread: bool = False
+    floating: tuple[tuple[str, int], ...] = ()  # floating resources that it holds while it is admitted, sorted
+    is_held: bool = False
+    checks: tuple[Check, ...] = ()
+    preemptions: int = 0
+    quota_reserved_at: float | None = None  # monotonic, as all times below
+    assigned_at: float | None = None
+    checkpoint_at: float | None = None
+    waiting_since: float = 0.0
+    throughput: tuple[tuple[int, float], ...] = ()  # slices -> samples per second, measured, sorted
+    granted: tuple[tuple[str, int], ...] = ()  # group -> slices that it is held to after it gave some up, sorted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +281,18 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """Places held for one workload until it takes them or the time is over: what is freed for it stays its own."""
+
+    workload: str
+    pool: str
+    slices: tuple[Slice, ...]
+    demands: Mapping[str, Demand]  # by group
+    victims: tuple[tuple[str, int], ...] = ()  # workload, generation: what is being stopped for it
+    expires_at: float = 0.0  # monotonic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The fleet at one moment. What is free is derived from it, never stored."""
 
@@ -161,3 +302,7 @@ class Snapshot:
     assignments: Mapping[str, tuple[Assignment, ...]] = field(default_factory=dict)  # by workload, oldest first
     gone: Mapping[str, float] = field(default_factory=dict)  # node -> monotonic time at which it was found missing
     fence_s: float = 10.0  # a node that has gone may still run its slices for so long
+    queues: Mapping[str, Queue] = field(default_factory=dict)
+    floating: Mapping[str, int] = field(default_factory=dict)  # capacity by name
+    reservations: Mapping[str, Reservation] = field(default_factory=dict)  # by workload
+    usage: Mapping[str, float] = field(default_factory=dict)  # project -> decayed use, in dominant-share seconds

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from typing import Final
 
 from lepton.errors import FailedPrecondition, InvalidArgument
-from lepton.names import PoolName
+from lepton.names import FloatingResourceName, PoolName, QueueName
 from lepton.scheduler.v1 import program_pb2, workload_pb2
 from lepton.scheduler.v1 import scheduler_service_pb2 as service
 
 MAX_SLICES: Final = 4096  # a generation is one document, and must fit into a transaction with the workload's
-_CHANGEABLE: Final = ("groups", "priority")
+_CHANGEABLE: Final = ("groups", "priority", "hold", "queue", "expected_duration_s")
 _FORBIDDEN: Final = ("LD_", "PYTHON")
 
 
@@ -24,6 +24,11 @@ def check_wishes(workload: workload_pb2.Workload, path: str) -> None:
 def _violations(workload: workload_pb2.Workload, path: str) -> Iterator[tuple[str, str]]:
     for at, pool in enumerate(workload.pools):
         PoolName.parse(pool, f"{path}.pools[{at}]")
+    if workload.queue:
+        QueueName.parse(workload.queue, f"{path}.queue")
+    for resource in workload.floating_resources:
+        FloatingResourceName.parse(resource, f"{path}.floating_resources[{resource}]")
+    yield from _conditions(workload, path)
     for name, count in Counter(group.name for group in workload.groups).items():
         if count > 1:
             yield f"{path}.groups", f"has {count} groups named {name}"
@@ -43,6 +48,22 @@ def _violations(workload: workload_pb2.Workload, path: str) -> Iterator[tuple[st
                 yield f"{where}.program", f"must not set {name}"
 
 
+def _conditions(workload: workload_pb2.Workload, path: str) -> Iterator[tuple[str, str]]:
+    """What it asks of nodes, and of others before it is admitted."""
+    for key in workload.node_selector:
+        if not key:
+            yield f"{path}.node_selector", "must not have an empty key: name the label"
+    for at, toleration in enumerate(workload.tolerations):
+        if toleration.value and not toleration.key:
+            yield f"{path}.tolerations[{at}].key", "must be set where a value is: an empty key tolerates every taint"
+    for name, count in Counter(check.name for check in workload.admission_checks).items():
+        if count > 1:
+            yield f"{path}.admission_checks", f"has {count} checks named {name}"
+    size = workload.topology.slice_size
+    if size and any(group.min_count % size for group in workload.groups):
+        yield f"{path}.topology.slice_size", "must divide the min_count of every group"
+
+
 def _environment(program: program_pb2.Program) -> Iterator[str]:
     yield from program.torch.environment
     yield from program.process.environment
@@ -60,14 +81,17 @@ def apply_update(stored: workload_pb2.Workload, request: service.UpdateWorkloadR
         paths = [path for path in _CHANGEABLE if getattr(wanted, path)]
     if "groups" in paths and stored.kind != workload_pb2.Workload.SERVING:
         raise FailedPrecondition("WORKLOAD_NOT_SERVING", workload=stored.name)
+    if "queue" in paths and stored.state != workload_pb2.Workload.PENDING and wanted.queue != stored.queue:
+        state = workload_pb2.Workload.State.Name(stored.state)
+        raise FailedPrecondition("WORKLOAD_ADMITTED", workload=stored.name, state=state)
     changed = workload_pb2.Workload()
     changed.CopyFrom(stored)
     for path in paths:
         changed.ClearField(path)  # type: ignore[arg-type]
-        if path == "priority":
-            changed.priority = wanted.priority
-        else:
+        if path == "groups":
             changed.groups.extend(wanted.groups)
+        else:
+            setattr(changed, path, getattr(wanted, path))
     if not changed.groups:
         raise InvalidArgument("INVALID_FIELD", fields={"workload.groups": "must not be empty"})
     return changed

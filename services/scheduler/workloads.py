@@ -19,9 +19,12 @@ from lepton.names import ProjectName, WorkloadName, not_found
 from lepton.scheduler.v1 import scheduler_service_pb2 as service
 from lepton.scheduler.v1 import workload_pb2
 from services.scheduler import convert, keys
+from services.scheduler.admission_checks import with_check
+from services.scheduler.batch import Batches
 from services.scheduler.lifecycle import ENDED, OVER
+from services.scheduler.nodes import ANY
 from services.scheduler.planner.verdict import CANCELLED, GRACE_S
-from services.scheduler.pools import ANY
+from services.scheduler.progress import with_progress
 from services.scheduler.snapshot import State
 from services.scheduler.wishes import apply_update, check_wishes
 
@@ -37,6 +40,7 @@ class Workloads:
         self._requests = requests
         self._pager = pager
         self._clock = clock
+        self._batches = Batches(kv, requests, clock)
 
     async def create(self, request: service.CreateWorkloadRequest) -> Workload:
         """A new workload, PENDING."""
@@ -63,6 +67,10 @@ class Workloads:
             return None
         workload.etag = etag_at(result.revision)
         return workload
+
+    async def create_many(self, request: service.BatchCreateWorkloadsRequest) -> service.BatchCreateWorkloadsResponse:
+        """New workloads, PENDING; the answer says of each what became of it."""
+        return await self._batches.create(request)
 
     async def get(self, name: WorkloadName) -> Workload:
         """A workload."""
@@ -103,8 +111,7 @@ class Workloads:
             raise FailedPrecondition("WORKLOAD_ENDED", workload=workload.name, state=State(workload.state).name)
         changed = apply_update(workload, request)
         check_wishes(changed, "workload")
-        changed.update_time.CopyFrom(convert.timestamp(self._clock.now()))
-        return await self._write(changed, [mod(entry.key, entry.mod_revision)], [_put(entry, changed)])
+        return await self._amend(entry, changed)
 
     async def cancel(self, name: WorkloadName, grace_s: float) -> Workload:
         """Tell its slices to stop; it is CANCELLED once nothing of it runs. Too late, it changes nothing."""
@@ -129,6 +136,23 @@ class Workloads:
             [mod(entry.key, entry.mod_revision), mod(assigned.key, assigned.mod_revision)],
             [_put(entry, workload), Put(assigned.key, convert.stored(assignment))],
         )
+
+    async def set_admission_check(self, request: service.SetAdmissionCheckRequest) -> Workload:
+        """What a check says of a workload; the leader admits it once all of them agree."""
+        name = WorkloadName.parse(request.name)
+        return await self._change(name, lambda entry, workload: self._amend(entry, with_check(workload, request)))
+
+    async def report_progress(self, request: service.ReportWorkloadProgressRequest) -> None:
+        """How a workload gets on; what is no news is not written."""
+        name, now = WorkloadName.parse(request.name), convert.timestamp(self._clock.now())
+        await self._change(name, lambda entry, workload: self._amend(entry, with_progress(workload, request, now)))
+
+    async def _amend(self, entry: Entry, changed: Workload | None) -> Workload | None:
+        """Write what has changed, if anything has."""
+        if changed is None:
+            return _shown(entry)
+        changed.update_time.CopyFrom(convert.timestamp(self._clock.now()))
+        return await self._write(changed, [mod(entry.key, entry.mod_revision)], [_put(entry, changed)])
 
     async def delete(self, name: WorkloadName, etag: str) -> None:
         """Forget a workload that has ended."""

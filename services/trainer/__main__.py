@@ -30,7 +30,7 @@ async def build(config: TrainerConfig, app: App) -> None:
     journals = Journals(config.journals)
     jobs = JobStore(kv)
     election = Election(kv, LEADER, f"{socket.gethostname()}-{os.getpid()}", clock=app.clock)
-    reconciler = Reconciler(kv, election, Ledger(app.peers.channel("scheduler")))
+    reconciler = Reconciler(kv, election, Ledger(app.peers.channel("scheduler")), app.clock)
     app.loop("reconcile jobs", reconciler.run)
     pager = await Pager.open(kv, PAGE_KEY)
     app.serve(

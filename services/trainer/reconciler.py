@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from chassis.clock import Clock, SystemClock
 from chassis.controller import Controller, WorkloadFeed
 from chassis.election import Election
 from chassis.kv import KV, Compare, Entry, Op, Put
@@ -15,6 +16,7 @@ from lepton.scheduler.v1.scheduler_service_pb2 import CreateWorkloadRequest
 from lepton.scheduler.v1.workload_pb2 import Workload
 from lepton.trainer.v1.job_pb2 import Job
 from services.trainer.lifecycle import ENDED, end_without_workload, observe, refuse
+from services.trainer.progress import ProgressReports, Told
 from services.trainer.store import JOBS, JobStore, workload_uid_key
 from services.trainer.workload import workload_name, workload_request
 
@@ -23,7 +25,7 @@ _OVER: Final = frozenset({Workload.SUCCEEDED, Workload.FAILED, Workload.CANCELLE
 _ENDING: Final = _OVER | {Workload.CANCELLING}
 
 
-class Workloads(WorkloadFeed, Protocol):
+class Workloads(WorkloadFeed, Told, Protocol):
     """What the reconciler needs of the scheduler."""
 
     async def create(self, request: CreateWorkloadRequest) -> Workload | None:
@@ -42,9 +44,10 @@ class Workloads(WorkloadFeed, Protocol):
 class Reconciler:
     """Acts on jobs as long as it leads."""
 
-    def __init__(self, kv: KV, election: Election, workloads: Workloads) -> None:
+    def __init__(self, kv: KV, election: Election, workloads: Workloads, clock: Clock | None = None) -> None:
         self._workloads = workloads
         self._jobs = JobStore(kv)
+        self._progress = ProgressReports(self._jobs, workloads, clock or SystemClock())
         self._controller = Controller(
             kv, election, workloads, prefix=JOBS, name_of=_name_of, owns=_is_job, reconcile=self._reconcile
         )
@@ -75,6 +78,10 @@ class Reconciler:
         if job.state == Job.CANCELLING and workload.state not in _ENDING:
             await self._workloads.cancel(workload.name)
         await self._note(job, workload, guard)
+        if workload.state in _OVER:
+            self._progress.forget(workload.name)
+        else:
+            await self._progress.tell(job, workload)
 
     async def _create(self, job: Job) -> Workload | None:
         # A leader before us may have created it and died: the same request_id gets the same workload.

@@ -92,6 +92,7 @@ class Runs:
         def open_generation(current: Job) -> None:
             current.generation = generation
             current.ClearField("error")
+            current.progress.samples_per_s = 0.0  # it may be of another size now
             # What was done after the checkpoint is done again.
             current.progress.step = min(current.progress.step, kept[0].step if kept else 0)
 

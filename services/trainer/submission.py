@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from lepton.errors import InvalidArgument
 from lepton.internal.v1.run_report_pb2 import RunCode, StartRunResponse
-from lepton.names import JobName, PoolName, ProjectName
+from lepton.names import FloatingResourceName, JobName, PoolName, ProjectName, QueueName
 from lepton.trainer.v1.job_pb2 import CodeBundle, Job
 from lepton.trainer.v1.trainer_service_pb2 import CreateJobRequest
 from services.trainer.worker.spec import TrainingSpec
@@ -26,8 +26,7 @@ def new_job(request: CreateJobRequest, trace_context: str, now: Timestamp) -> Jo
     given = request.job
     if given.workers.max_count and given.workers.max_count < given.workers.count:
         raise InvalidArgument("INVALID_FIELD", fields={"job.workers.max_count": "must be 0 or at least workers.count"})
-    for index, pool in enumerate(given.pools):
-        PoolName.parse(pool, f"job.pools[{index}]")
+    _check_wishes(given)
     job = Job(
         name=str(name),
         uid=str(uuid.uuid4()),
@@ -39,6 +38,12 @@ def new_job(request: CreateJobRequest, trace_context: str, now: Timestamp) -> Jo
         priority=given.priority,
         max_restarts=given.max_restarts,
         checkpoint_policy=given.checkpoint_policy,
+        queue=given.queue,
+        expected_duration_s=given.expected_duration_s,
+        floating_resources=given.floating_resources,
+        node_selector=given.node_selector,
+        tolerated_taints=given.tolerated_taints,
+        disable_preemption=given.disable_preemption,
         state=Job.PENDING,
         trace_context=trace_context,
         create_time=now,
@@ -91,6 +96,17 @@ def what_to_run(job: Job, resume_manifest: str) -> StartRunResponse:
             digest=bundle.digest, entry_point=bundle.entry_point, argv=bundle.argv, environment=bundle.environment
         ),
     )
+
+
+def _check_wishes(given: Job) -> None:
+    for index, pool in enumerate(given.pools):
+        PoolName.parse(pool, f"job.pools[{index}]")
+    if given.queue:
+        QueueName.parse(given.queue, "job.queue")
+    for resource in given.floating_resources:
+        FloatingResourceName.parse(resource, f"job.floating_resources[{resource}]")
+    if "" in given.node_selector:
+        raise InvalidArgument("INVALID_FIELD", fields={"job.node_selector": "must not have an empty key"})
 
 
 def _check_bundle(bundle: CodeBundle) -> None:

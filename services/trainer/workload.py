@@ -6,7 +6,7 @@ from lepton.names import JobName, WorkloadName
 from lepton.scheduler.v1.program_pb2 import Program, TorchProgram
 from lepton.scheduler.v1.resources_pb2 import Resources
 from lepton.scheduler.v1.scheduler_service_pb2 import CreateWorkloadRequest
-from lepton.scheduler.v1.workload_pb2 import SliceGroup, Workload
+from lepton.scheduler.v1.workload_pb2 import SliceGroup, Toleration, Workload
 from lepton.trainer.v1.job_pb2 import Job
 
 RANK_MODULE: Final = "services.trainer.worker"
@@ -31,6 +31,12 @@ def workload_request(job: Job) -> CreateWorkloadRequest:
         groups=[_ranks(job)],
         max_restarts=job.max_restarts,
         trace_context=job.trace_context,
+        queue=job.queue,
+        expected_duration_s=job.expected_duration_s,
+        floating_resources=job.floating_resources,
+        node_selector=job.node_selector,
+        tolerations=[Toleration(key=key) for key in job.tolerated_taints],
+        disable_preemption=job.disable_preemption,
     )
     return CreateWorkloadRequest(
         parent=str(name.parent), workload_id=name.workload, workload=workload, request_id=job.uid

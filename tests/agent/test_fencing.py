@@ -42,7 +42,7 @@ async def run_both(world: AgentWorld, *arguments: str) -> list[psutil.Process]:
     def working() -> list[psutil.Process]:
         return [each for each in agent.descendants() if each.cwd().startswith(f"{agent.state}/work/")]
 
-    await until(lambda: len(working()) == 3)  # the rank, the process and its warden
+    await until(lambda: len(working()) == 2)  # the rank and the process
     return working()
 
 

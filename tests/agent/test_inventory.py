@@ -34,9 +34,9 @@ async def test_a_machine_asks_nvidia_smi_when_it_is_there(tmp_path: Path, monkey
 
 
 def test_amounts_are_measured_unless_set(tmp_path: Path) -> None:
-    measured = capacity(cpu_milli=0, memory_bytes=0, storage=tmp_path)
+    measured = capacity(cpu_milli=0, memory_bytes=0, storage_bytes=0, network_mbps=0, storage=tmp_path)
     assert measured.cpu_milli == 1000 * (psutil.cpu_count() or 1)
     assert measured.memory_bytes == psutil.virtual_memory().total
-    declared = capacity(cpu_milli=500, memory_bytes=1 << 30, storage=tmp_path)
+    declared = capacity(cpu_milli=500, memory_bytes=1 << 30, storage_bytes=5, network_mbps=100, storage=tmp_path)
     assert (declared.cpu_milli, declared.memory_bytes) == (500, 1 << 30)
     assert UsageMeter()().memory_bytes > 0

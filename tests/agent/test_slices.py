@@ -1,7 +1,9 @@
 """The table of slices, with runners that only wait: what is started, kept, stopped and said."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
+from types import FrameType
 
 import pytest
 
@@ -155,3 +157,44 @@ async def test_an_order_without_a_name_is_ignored(slices: Slices, runner: Waitin
     slices.start(pb.StartSlices(workload="../w", slices=[Slice(index=0)]))
     await settle()
     assert runner.started == []
+
+
+async def test_a_message_costs_the_same_however_many_slices_have_ended(slices: Slices, outbox: Outbox) -> None:
+    """Counted in calls of Python functions, of all that one slice causes from its start to its last acknowledgement."""
+
+    async def calls_of(number: int) -> int:
+        counted = 0
+
+        def count(frame: FrameType, event: str, argument: object) -> None:
+            nonlocal counted
+            counted += event == "call"
+
+        sys.setprofile(count)
+        try:
+            await one(number)
+        finally:
+            sys.setprofile(None)
+        return counted
+
+    async def one(number: int) -> None:
+        message = order(0, uid=f"u{number}")
+        message.workload = f"{WORKLOAD}{number}"
+        slices.start(message)
+        await asyncio.sleep(0)
+        slices.stop(pb.StopSlices(workload=message.workload, generation=1, grace_s=1.0))
+        while not slices.is_idle:  # noqa: ASYNC110 - in turns with the slice's own task
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # its end is written down
+        for state in (Slice.STARTING, Slice.RUNNING, Slice.STOPPED):
+            slices.acknowledge(pb.SliceReportAck(workload=message.workload, generation=1, index=0, state=state))
+
+    for number in range(20):
+        await one(number)
+    few = await calls_of(20)
+    for number in range(21, 2300):  # more than are remembered
+        await one(number)
+    many = await calls_of(2300)
+    assert many <= few + 20, f"{few} calls with 20 behind it, {many} with 2,300"
+    assert len(slices._entries) <= 2000
+    assert slices._entries.keys() == slices._ended_order.keys()
+    assert set(slices._of) == {entry.order.gang.workload for entry in slices._entries.values()}

@@ -42,7 +42,10 @@ class ScriptedAgent:
     cpu_milli: int = 8000
     memory_bytes: int = 16 * GiB
     model: str = "virtual"
+    labels: Mapping[str, str] = field(default_factory=dict)
     heartbeat_s: float = 0.1
+    cpu_used_milli: int = 0
+    memory_used_bytes: int = 0
     on_start: Callable[[Running], int] = lambda _: Slice.RUNNING
     session_id: str = ""
     ttl_s: float = 0.0
@@ -70,6 +73,7 @@ class ScriptedAgent:
             address="127.0.0.1",
             capacity=resources_pb2.Resources(cpu_milli=self.cpu_milli, memory_bytes=self.memory_bytes),
             devices=[resources_pb2.Device(index=at, model=self.model) for at in range(self.devices)],
+            labels=self.labels,
             session_id=self.session_id,
             agent_version="scripted",
         )
@@ -156,7 +160,10 @@ class ScriptedAgent:
         while True:
             if self.is_beating:
                 sequence += 1
-                self._say(heartbeat=pb.Heartbeat(sequence=sequence))
+                beat = pb.Heartbeat(
+                    sequence=sequence, cpu_used_milli=self.cpu_used_milli, memory_used_bytes=self.memory_used_bytes
+                )
+                self._say(heartbeat=beat)
             await asyncio.sleep(self.heartbeat_s)
 
     async def _listen(
@@ -200,6 +207,7 @@ class ScriptedAgent:
 
     def _welcome(self, welcome: pb.Welcome) -> None:
         self.session_id, self.ttl_s = welcome.session_id, welcome.ttl_s
+        self.node = welcome.node or self.node
         for start in welcome.assignments:
             self._start(start)
         wanted = {(start.workload, start.generation) for start in welcome.assignments}

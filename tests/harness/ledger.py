@@ -63,6 +63,10 @@ class ScriptedLedger(SchedulerServiceServicer):
         await self._call("DeleteWorkload", lambda: self._workloads.delete(name, request.etag))
         return Empty()
 
+    async def ReportWorkloadProgress(self, request: pb.ReportWorkloadProgressRequest, context: Any) -> Empty:
+        await self._call("ReportWorkloadProgress", lambda: self._workloads.report_progress(request))
+        return Empty()
+
     async def WatchWorkloads(
         self, request: pb.WatchWorkloadsRequest, context: Any
     ) -> AsyncIterator[pb.WatchWorkloadsResponse]:

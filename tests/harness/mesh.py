@@ -61,10 +61,11 @@ async def serving(
     *registrations: Registration,
     name: str = "trainer",
     bindings: Sequence[Binding] | None = None,
+    access: PolicyReplica | None = None,
     **stack_options: Any,
 ) -> AsyncIterator[Mesh]:
     """Serve these, for the principals of DEFAULT_BINDINGS unless told otherwise."""
-    authority, signer, metrics, access = Authority(), TokenSigner(), RpcMetrics(), PolicyReplica()
+    authority, signer, metrics, access = Authority(), TokenSigner(), RpcMetrics(), access or PolicyReplica()
     snapshot = PolicySnapshot(
         revision=1,
         roles=ROLES,

@@ -28,6 +28,7 @@ class ScriptedScheduler(NodeSessionServiceServicer):
     def __init__(self, ttl_s: float = 10.0) -> None:
         self.ttl_s = ttl_s
         self.acknowledges = True
+        self.renames: dict[str, str] = {}  # what a node calls itself -> the name that it is given
         self.connected: dict[str, Connected] = {}
         self.hellos: list[pb.Hello] = []
         self.beats: dict[str, int] = defaultdict(int)
@@ -42,13 +43,15 @@ class ScriptedScheduler(NodeSessionServiceServicer):
     ) -> AsyncIterator[pb.OpenSessionResponse]:
         hello = (await anext(requests)).hello
         self.hellos.append(hello)
-        name = hello.node.name
+        name = self.renames.get(hello.node.name, hello.node.name)
         agent = self.connected[name] = Connected(hello.node)
         if not hello.node.session_id:
             self.assigned[name].clear()  # nothing of it is alive
             self._sessions += 1
         session_id = hello.node.session_id or f"session-{self._sessions}"
-        welcome = pb.Welcome(session_id=session_id, ttl_s=self.ttl_s, assignments=self._open_assignments(name))
+        welcome = pb.Welcome(
+            session_id=session_id, ttl_s=self.ttl_s, assignments=self._open_assignments(name), node=name
+        )
         agent.outgoing.put_nowait(pb.OpenSessionResponse(welcome=welcome))
         for report in hello.slices:
             await self._store(agent, report)

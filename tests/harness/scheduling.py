@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from chassis.access import PolicyReplica
 from chassis.clock import Clock, SystemClock
 from chassis.kv import KV
 from chassis.paging import Pager
@@ -92,9 +93,12 @@ def config(replica_id: str = "", ttl_s: float = TTL_S, lease_ttl_s: int = 5) -> 
 async def start_replica(kv: KV, settings: SchedulerConfig | None = None, clock: Clock | None = None) -> Replica:
     """Start a replica; `kill` ends it."""
     async with AsyncExitStack() as stack:
-        scheduler = Scheduler(kv, await Pager.open(kv, keys.PAGE_KEY), clock or SystemClock(), settings or config())
+        access = PolicyReplica()
+        pager = await Pager.open(kv, keys.PAGE_KEY)
+        scheduler = Scheduler(kv, pager, clock or SystemClock(), settings or config(), access=access)
         await stack.enter_async_context(_running(scheduler))
-        mesh = await stack.enter_async_context(serving(*scheduler.registrations, name="scheduler", rate_per_s=0))
+        served = serving(*scheduler.registrations, name="scheduler", access=access, rate_per_s=0)
+        mesh = await stack.enter_async_context(served)
         replica = Replica(scheduler=scheduler, mesh=mesh, stack=stack)
         replica.admin = SchedulerServiceStub(await stack.enter_async_context(mesh.client("users/root")))
         replica.trainer = SchedulerServiceStub(await replica.channel("service/trainer"))

@@ -47,9 +47,17 @@ from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.inference.v1.model_pb2 import Model, ModelVersion
 from lepton.names import not_found
 from lepton.profile import Profile, write
-from lepton.scheduler.v1 import scheduler_service_pb2, scheduler_service_pb2_grpc
+from lepton.scheduler.v1 import (
+    planning_service_pb2,
+    planning_service_pb2_grpc,
+    queue_service_pb2,
+    queue_service_pb2_grpc,
+    scheduler_service_pb2,
+    scheduler_service_pb2_grpc,
+)
 from lepton.scheduler.v1.node_pb2 import Node
 from lepton.scheduler.v1.pool_pb2 import Pool
+from lepton.scheduler.v1.queue_pb2 import FloatingResource, Queue
 from lepton.scheduler.v1.workload_pb2 import Workload
 from lepton.trainer.v1 import (
     artifact_service_pb2,
@@ -59,6 +67,10 @@ from lepton.trainer.v1 import (
 )
 from lepton.trainer.v1.checkpoint_pb2 import Checkpoint
 from lepton.trainer.v1.job_pb2 import Job
+from services.scheduler.planning import conversion
+from services.scheduler.planning.allocation import allocate
+from services.scheduler.planning.scaling import scale
+from services.scheduler.planning.spread import spread
 from tests.harness.pki import Authority
 from tests.harness.proxy import Proxy
 
@@ -240,9 +252,12 @@ class SmallLepton:
             kind.__name__: Table(self.log, kind)
             for kind in (
                 Project, User, ServiceAccount, ApiKey, RoleBinding, Pool, Node, Workload, Job, Checkpoint,
-                Model, ModelVersion, Deployment,
+                Model, ModelVersion, Deployment, Queue, FloatingResource,
             )
         }  # fmt: skip
+        self.explanations: dict[str, planning_service_pb2.ExplainWorkloadResponse] = {}
+        self.what_if = planning_service_pb2.WhatIfResponse()
+        self.utilization: dict[str, planning_service_pb2.GetUtilizationResponse] = {}
         self.artifacts: dict[str, bytes] = {}
         self.lines: dict[str, list[trainer_service_pb2.LogLine]] = defaultdict(list)
         self.points: dict[str, list[trainer_service_pb2.MetricPoint]] = defaultdict(list)
@@ -443,6 +458,72 @@ class Identity(_Servicer, identity_service_pb2_grpc.IdentityServiceServicer):
         return identity_service_pb2.JoinToken(token="lpj_once", spiffe_path=request.spiffe_path)
 
 
+class Planning(_Servicer, planning_service_pb2_grpc.PlanningServiceServicer):
+    async def ExplainWorkload(self, request: Any, context: Any) -> Any:
+        if request.name not in self.world.explanations:
+            raise not_found(request.name)
+        return self.world.explanations[request.name]
+
+    async def WhatIf(self, request: Any, context: Any) -> Any:
+        return self.world.what_if
+
+    async def PlanAllocation(self, request: Any, context: Any) -> Any:
+        demands, sources = conversion.demands_of(request), conversion.sources_of(request)
+        return conversion.allocation_to_proto(allocate(demands, sources))
+
+    async def PlanScaling(self, request: Any, context: Any) -> Any:
+        return conversion.scaling_to_proto(scale(conversion.elastic_of(request)))
+
+    async def PlanBalancing(self, request: Any, context: Any) -> Any:
+        return conversion.spread_to_proto(spread(conversion.stream_of(request)))
+
+    async def GetUtilization(self, request: Any, context: Any) -> Any:
+        if request.name not in self.world.utilization:
+            raise not_found(request.name)
+        return self.world.utilization[request.name]
+
+
+class Queues(_Servicer, queue_service_pb2_grpc.QueueServiceServicer):
+    async def CreateQueue(self, request: Any, context: Any) -> Any:
+        request.queue.name = f"queues/{request.queue_id}"
+        return self.world.once(request, lambda: self.world.table(Queue).add(request.queue))
+
+    async def GetQueue(self, request: Any, context: Any) -> Any:
+        return self.world.table(Queue).get(request.name)
+
+    async def ListQueues(self, request: Any, context: Any) -> Any:
+        return queue_service_pb2.ListQueuesResponse(**self.world.table(Queue).page("queues/", request, "queues"))
+
+    async def WatchQueues(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        async for event, revision, queue in self.world.table(Queue).watch("queues/", request.revision):
+            yield queue_service_pb2.WatchQueuesResponse(event=event, revision=revision, queue=queue)
+
+    async def UpdateQueue(self, request: Any, context: Any) -> Any:
+        return _updated(self.world.table(Queue), request.queue, request.update_mask.paths)
+
+    async def DeleteQueue(self, request: Any, context: Any) -> Any:
+        self.world.table(Queue).remove(request.name)
+        return Empty()
+
+    async def CreateFloatingResource(self, request: Any, context: Any) -> Any:
+        request.floating_resource.name = f"floatingResources/{request.floating_resource_id}"
+        return self.world.once(request, lambda: self.world.table(FloatingResource).add(request.floating_resource))
+
+    async def GetFloatingResource(self, request: Any, context: Any) -> Any:
+        return self.world.table(FloatingResource).get(request.name)
+
+    async def ListFloatingResources(self, request: Any, context: Any) -> Any:
+        page = self.world.table(FloatingResource).page("floatingResources/", request, "floating_resources")
+        return queue_service_pb2.ListFloatingResourcesResponse(**page)
+
+    async def UpdateFloatingResource(self, request: Any, context: Any) -> Any:
+        return _updated(self.world.table(FloatingResource), request.floating_resource, request.update_mask.paths)
+
+    async def DeleteFloatingResource(self, request: Any, context: Any) -> Any:
+        self.world.table(FloatingResource).remove(request.name)
+        return Empty()
+
+
 class Scheduler(_Servicer, scheduler_service_pb2_grpc.SchedulerServiceServicer):
     async def CreatePool(self, request: Any, context: Any) -> Any:
         request.pool.name = f"pools/{request.pool_id}"
@@ -453,6 +534,15 @@ class Scheduler(_Servicer, scheduler_service_pb2_grpc.SchedulerServiceServicer):
 
     async def ListPools(self, request: Any, context: Any) -> Any:
         return scheduler_service_pb2.ListPoolsResponse(**self.world.table(Pool).page("pools/", request, "pools"))
+
+    async def UpdatePool(self, request: Any, context: Any) -> Any:
+        return _updated(self.world.table(Pool), request.pool, request.update_mask.paths)
+
+    async def GetNode(self, request: Any, context: Any) -> Any:
+        return self.world.table(Node).get(request.name)
+
+    async def UpdateNode(self, request: Any, context: Any) -> Any:
+        return _updated(self.world.table(Node), request.node, request.update_mask.paths)
 
     async def ListNodes(self, request: Any, context: Any) -> Any:
         page = self.world.table(Node).page(request.parent.removesuffix("-"), request, "nodes")
@@ -465,6 +555,9 @@ class Scheduler(_Servicer, scheduler_service_pb2_grpc.SchedulerServiceServicer):
 
     async def GetWorkload(self, request: Any, context: Any) -> Any:
         return self.world.table(Workload).get(request.name)
+
+    async def UpdateWorkload(self, request: Any, context: Any) -> Any:
+        return _updated(self.world.table(Workload), request.workload, request.update_mask.paths)
 
     async def ListWorkloads(self, request: Any, context: Any) -> Any:
         page = self.world.table(Workload).page(request.parent.removesuffix("-"), request, "workloads")
@@ -617,7 +710,8 @@ class Inference(_Servicer, inference_service_pb2_grpc.InferenceServiceServicer):
         deployment = request.deployment
         if not deployment.model_version:
             raise InvalidArgument("INVALID_FIELD", fields={"deployment.model_version": "is required"})
-        return self.world.table(Deployment).change(deployment.name, replicas=deployment.replicas)
+        changes = {path: getattr(deployment, path) for path in request.update_mask.paths}
+        return self.world.table(Deployment).change(deployment.name, **changes)
 
     async def DeleteDeployment(self, request: Any, context: Any) -> Any:
         return self.world.table(Deployment).change(request.name, state=Deployment.DELETING)
@@ -646,6 +740,20 @@ class Gateway(_Servicer, service_pb2_grpc.GRPCInferenceServiceServicer):
         return answer
 
 
+def _updated(table: Table, wanted: Any, paths: Any) -> Any:
+    """The resource with the fields of the mask as they are wanted."""
+    resource = table.get(wanted.name)
+    if wanted.etag not in ("", resource.etag):
+        raise Aborted("ETAG_MISMATCH", name=wanted.name)
+    for each, _ in wanted.ListFields():
+        if each.name not in paths:
+            wanted.ClearField(each.name)
+    for path in paths:
+        resource.ClearField(path)
+    resource.MergeFrom(wanted)
+    return table.put(resource)
+
+
 SERVICERS: dict[str, Callable[[SmallLepton], list[tuple[Any, Any]]]] = {
     "auth": lambda world: [
         (session_service_pb2_grpc.add_SessionServiceServicer_to_server, Sessions(world)),
@@ -653,7 +761,11 @@ SERVICERS: dict[str, Callable[[SmallLepton], list[tuple[Any, Any]]]] = {
         (access_service_pb2_grpc.add_AccessServiceServicer_to_server, Access(world)),
         (identity_service_pb2_grpc.add_IdentityServiceServicer_to_server, Identity(world)),
     ],
-    "scheduler": lambda world: [(scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server, Scheduler(world))],
+    "scheduler": lambda world: [
+        (scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server, Scheduler(world)),
+        (planning_service_pb2_grpc.add_PlanningServiceServicer_to_server, Planning(world)),
+        (queue_service_pb2_grpc.add_QueueServiceServicer_to_server, Queues(world)),
+    ],
     "trainer": lambda world: [
         (trainer_service_pb2_grpc.add_TrainerServiceServicer_to_server, Trainer(world)),
         (artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server, Artifacts(world)),

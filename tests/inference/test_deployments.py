@@ -1,6 +1,7 @@
 """Deployments as their users change them."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -102,3 +103,35 @@ async def test_deleting_twice_is_deleting_once(world: World) -> None:
     assert await world.served.delete(request) == first
     with pytest.raises(Aborted, match="ETAG_MISMATCH"):
         await world.served.delete(pb.DeleteDeploymentRequest(name=deployment.name, etag=deployment.etag))
+
+
+async def test_where_it_waits_and_how_far_it_may_be_trimmed_is_kept(world: World) -> None:
+    await world.version(await world.model())
+    version = "projects/acme/models/digits/versions/1"
+    wishes: dict[str, Any] = {"queue": "queues/prod", "priority": 9, "min_replicas": 2}
+    created = await world.served.create(deployment_request(version, replicas=3, **wishes))
+    assert (created.queue, created.priority, created.min_replicas) == ("queues/prod", 9, 2)
+    with pytest.raises(InvalidArgument) as refused:
+        await world.served.update(scale(created, 1, mask="replicas"))
+    assert list(refused.value.fields) == ["deployment.min_replicas"]
+    lower = Deployment(name=created.name, replicas=1, min_replicas=1)
+    both = pb.UpdateDeploymentRequest(deployment=lower, update_mask=FieldMask(paths=["replicas", "min_replicas"]))
+    changed = await world.served.update(both)
+    assert (changed.replicas, changed.min_replicas) == (1, 1)
+    only = pb.UpdateDeploymentRequest(deployment=Deployment(name=created.name, replicas=7, min_replicas=0))
+    only.update_mask.paths.append("min_replicas")
+    changed = await world.served.update(only)
+    assert (changed.replicas, changed.min_replicas) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "field"),
+    [({"queue": "prod"}, "deployment.queue"), ({"min_replicas": 4}, "deployment.min_replicas")],
+)
+async def test_a_wish_that_cannot_be_is_refused(world: World, wishes: dict[str, Any], field: str) -> None:
+    await world.version(await world.model())
+    with pytest.raises(InvalidArgument) as refused:
+        await world.served.create(
+            deployment_request("projects/acme/models/digits/versions/1", **{"replicas": 3, **wishes})
+        )
+    assert list(refused.value.fields) == [field]

@@ -18,8 +18,10 @@ from services.inference.serving import (
     export_name,
     export_request,
     exported,
+    has_size,
     model_name,
     observe,
+    replica_group,
     serving_name,
     serving_request,
 )
@@ -122,3 +124,14 @@ def test_every_deployment_id_gives_names_that_are_ones(deployment_id: str) -> No
 
 def test_a_repeat_asks_for_the_same() -> None:
     assert serving_request(deployment(), GOLDEN) == serving_request(deployment(state=Deployment.READY), GOLDEN)
+
+
+def test_replicas_may_be_trimmed_to_their_floor() -> None:
+    fixed, elastic = deployment(), deployment(min_replicas=1, queue="queues/prod")
+    group = replica_group(elastic, GOLDEN)
+    assert (group.min_count, group.max_count) == (1, 2)
+    assert has_size(group, elastic)
+    assert not has_size(group, fixed)
+    assert not has_size(replica_group(fixed, GOLDEN), elastic)
+    assert serving_request(elastic, GOLDEN).workload.queue == "queues/prod"
+    assert export_request(elastic, ModelVersion(package=PACKAGE), ()).workload.queue == "queues/prod"

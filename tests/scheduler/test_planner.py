@@ -76,7 +76,7 @@ def test_a_gang_is_placed_whole_or_not_at_all() -> None:
     world.settle()
     assert world.state("w") == (State.PENDING, Reason.WAITING_FOR_CAPACITY)
     assert "room for 3 of 4 slices" in world.workloads["w"].message
-    assert "1000 thousandths of a device (4000 needed, 3000 free)" in world.workloads["w"].message
+    assert "1 device (4 needed, 3 free)" in world.workloads["w"].message
     assert not world.assignments["w"]
 
 
@@ -112,7 +112,7 @@ def test_several_groups_are_placed_together_with_ranks_group_by_group() -> None:
     ("wished", "wanted", "reason", "words"),
     [
         (("pools/none",), group(1), Reason.NO_MATCHING_POOL, "none of the allowed pools exists: pools/none"),
-        ((), group(1, 9000), Reason.NO_MATCHING_POOL, "can ever hold a slice of worker, which needs 9000"),
+        ((), group(1, 9000), Reason.NO_MATCHING_POOL, "can ever hold a slice of worker, which needs 9 devices"),
         ((), group(1, device_models=frozenset({"H200"})), Reason.NO_MATCHING_POOL, "model H200"),
         ((), group(17), Reason.WAITING_FOR_CAPACITY, "room for 16 of 17"),
         ((), group(1, 8000), Reason.FRAGMENTED, "room for 0 of 1"),

@@ -3,17 +3,21 @@
 from collections import defaultdict
 from dataclasses import replace
 
-from services.scheduler.lifecycle import ENDED, FINAL, backoff_s, may_follow
+from services.scheduler.lifecycle import CHECK_RETRY_S, ENDED, FINAL, backoff_s, may_follow
 from services.scheduler.planner import Decision, Plan, plan
 from services.scheduler.snapshot import (
     Assignment,
+    Check,
+    CheckState,
     Demand,
     Device,
     Group,
     Kind,
     Node,
+    Queue,
     Ran,
     Reason,
+    Reservation,
     Slice,
     SliceState,
     Snapshot,
@@ -24,7 +28,9 @@ from services.scheduler.snapshot import (
 FENCE_S = 10.0
 
 
-def node(name: str, devices: int = 8, *, pool: str = "pools/p", model: str = "", cpu_milli: int = 8000) -> Node:
+def node(
+    name: str, devices: int = 8, *, pool: str = "pools/p", model: str = "", cpu_milli: int = 8000, **fields: object
+) -> Node:
     """A node; its session is its name until it is changed."""
     full = f"{pool}/nodes/{name}"
     return Node(
@@ -34,6 +40,7 @@ def node(name: str, devices: int = 8, *, pool: str = "pools/p", model: str = "",
         cpu_milli=cpu_milli,
         memory_bytes=1 << 40,
         devices=tuple(Device(index=at, model=model) for at in range(devices)),
+        **fields,  # type: ignore[arg-type]
     )
 
 
@@ -51,18 +58,28 @@ def workload(name: str, *groups: Group, kind: Kind = Kind.TRAINING, **fields: ob
 class World:
     """What etcd would hold, and what the planner does to it."""
 
-    def __init__(self, *nodes: Node, pools: tuple[str, ...] = ("pools/p",)) -> None:
+    def __init__(
+        self,
+        *nodes: Node,
+        pools: tuple[str, ...] = ("pools/p",),
+        queues: tuple[Queue, ...] = (),
+        floating: dict[str, int] | None = None,
+    ) -> None:
         self.now = 0.0
         self.pools = set(pools)
         self.nodes = {each.name: each for each in nodes}
         self.workloads: dict[str, Workload] = {}
         self.assignments: dict[str, dict[int, Assignment]] = defaultdict(dict)
         self.gone: dict[str, float] = {}
+        self.queues = {each.name: each for each in queues}
+        self.floating = floating or {}
+        self.reservations: dict[str, Reservation] = {}
 
     def submit(self, *workloads: Workload) -> None:
         """New workloads, in this order."""
         for each in workloads:
-            self.workloads[each.name] = replace(each, submitted=each.submitted or len(self.workloads) + 1)
+            submitted = each.submitted or len(self.workloads) + 1
+            self.workloads[each.name] = replace(each, submitted=submitted, waiting_since=self.now)
 
     def lose(self, name: str) -> None:
         """A node's key vanishes."""
@@ -87,6 +104,9 @@ class World:
             },
             gone=dict(self.gone),
             fence_s=FENCE_S,
+            queues=dict(self.queues),
+            floating=dict(self.floating),
+            reservations=dict(self.reservations),
         )
 
     def plan(self) -> Plan:
@@ -96,6 +116,8 @@ class World:
         assert planned == plan(snapshot, self.now), "equal snapshots must give equal plans"
         for decision in planned.decisions:
             self.carry_out(decision)
+        for name in planned.dropped:
+            del self.reservations[name]
         return planned
 
     def settle(self) -> None:
@@ -110,6 +132,9 @@ class World:
         before = self.workloads[decision.workload]
         assert may_follow(before.state, decision.state)
         backoff = self.now + backoff_s(decision.restarts) if decision.restarts > before.restarts else before.not_before
+        if decision.reason is Reason.BACKING_OFF and any(each.state is CheckState.RETRY for each in before.checks):
+            backoff = self.now + CHECK_RETRY_S
+        has_begun_waiting = decision.state is State.PENDING and before.state is not State.PENDING
         self.workloads[decision.workload] = after = replace(
             before,
             state=decision.state,
@@ -119,7 +144,20 @@ class World:
             restarts=decision.restarts,
             slices=decision.slices,
             not_before=backoff,
+            preemptions=decision.preemptions,
+            granted=decision.granted,
+            quota_reserved_at=(before.quota_reserved_at or self.now) if decision.has_quota else None,
+            checks=tuple(Check(name=each.name) for each in before.checks) if decision.resets_checks else before.checks,
+            assigned_at=self.now if decision.placement is not None else before.assigned_at,
+            checkpoint_at=None
+            if decision.placement is not None and not decision.placement.kept
+            else before.checkpoint_at,
+            waiting_since=self.now if has_begun_waiting else before.waiting_since,
         )
+        if decision.drops_reservation:
+            del self.reservations[decision.workload]
+        if decision.reservation is not None:
+            self.reservations[decision.workload] = decision.reservation
         generations = self.assignments[decision.workload]
         for revocation in decision.revoke:
             assert not generations[revocation.generation].revoked

@@ -56,7 +56,7 @@ async def test_progress_loss_accuracy_and_rate_are_reported_by_rank_0(
     assert [report["epoch"] for report in held_out] == list(range(20))
     assert running[-1]["progress"] == 1.0
     assert running[-1]["values"]["loss"] < 0.2 * running[0]["values"]["loss"]
-    assert all(report["values"]["samples_per_second"] > 0 for report in running)
+    assert all(report["values"]["samples_per_s"] > 0 for report in running)
     assert [report["phase"] for report in gang.of_kind("state")].count("finished") == 4
 
 

@@ -1,12 +1,16 @@
 """What a job asks of the scheduler."""
 
+from typing import Any
+
 import pytest
 
+from chassis.resources import now
 from lepton.names import WorkloadName
 from lepton.scheduler.v1.workload_pb2 import Workload
 from lepton.trainer.v1.job_pb2 import Job, Workers
+from services.trainer.submission import new_job
 from services.trainer.workload import DEFAULT_CPU_MILLI, DEFAULT_MEMORY_BYTES, workload_name, workload_request
-from tests.trainer.conftest import World
+from tests.trainer.conftest import World, job_request
 
 
 @pytest.fixture
@@ -56,3 +60,24 @@ async def test_the_scheduler_takes_it(world: World) -> None:
     assert created is not None
     assert (created.kind, created.priority, list(created.pools)) == (Workload.TRAINING, 5, ["pools/a"])
     assert created.owner == "projects/acme/jobs/digits"
+
+
+def test_what_its_user_wishes_of_the_scheduler_is_passed_on() -> None:
+    wishes: dict[str, Any] = {
+        "queue": "queues/night",
+        "priority": 7,
+        "expected_duration_s": 600,
+        "floating_resources": {"floatingResources/licences": 2},
+        "node_selector": {"tier": "fast"},
+        "tolerated_taints": ["lepton.dev/repair"],
+        "disable_preemption": True,
+        "pools": ["pools/a"],
+    }
+    asked = new_job(job_request(workers=Workers(count=2, max_count=5), **wishes), "00-trace", now())
+    wanted = workload_request(asked).workload
+    for field in ("queue", "priority", "expected_duration_s", "disable_preemption"):
+        assert getattr(wanted, field) == wishes[field]
+    assert dict(wanted.floating_resources) == wishes["floating_resources"]
+    assert dict(wanted.node_selector) == wishes["node_selector"]
+    assert [(each.key, each.value) for each in wanted.tolerations] == [("lepton.dev/repair", "")]
+    assert (wanted.groups[0].min_count, wanted.groups[0].max_count) == (2, 5)

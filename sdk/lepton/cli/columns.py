@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from lepton.cli.output import Column
+from lepton.cli.quotas import shown_quota, shown_use
 
 
 def _last(field: str = "name") -> Any:
@@ -42,6 +43,26 @@ def _resources(each: Any) -> str:
     return f"{each.cpu_milli / 1000:g} cpu, {each.memory_bytes / (1 << 30):g} GiB, {each.device_milli / 1000:g} dev"
 
 
+def _pairs(labels: Any) -> str:
+    return ",".join(f"{key}={labels[key]}" for key in sorted(labels)) or "-"
+
+
+def _taints(node: Any) -> str:
+    shown = [
+        f"{each.key}{'=' if each.value else ''}{each.value}:{each.Effect.Name(each.effect or 1)}"
+        for each in node.taints
+    ]
+    return ",".join(shown) or "-"
+
+
+def _rule(rule: Any) -> str:
+    """A membership rule as it is written."""
+    wanted = rule.at_least
+    amounts = [f"{field.name}>={value}" for field, value in wanted.ListFields() if field.name != "device_models"]
+    parts = [_pairs(rule.match_labels) if rule.match_labels else "", *amounts, "|".join(wanted.device_models)]
+    return f"{' '.join(part for part in parts if part) or 'any'} ({rule.precedence})"
+
+
 def _progress(job: Any) -> str:
     return f"{100 * job.progress.fraction:.0f}%"
 
@@ -73,6 +94,8 @@ POOLS: Final = (
     Column("NODES", _field("node_count")),
     Column("CAPACITY", lambda each: _resources(each.capacity)),
     Column("ALLOCATED", lambda each: _resources(each.allocated)),
+    Column("RULE", lambda each: _rule(each.membership) if each.HasField("membership") else "-", is_wide=True),
+    Column("LABELS", lambda each: _pairs(each.labels), is_wide=True),
     _AGE,
 )
 NODES: Final = (
@@ -82,9 +105,33 @@ NODES: Final = (
     Column("DEVICES", lambda each: f"{len(each.devices)} {each.devices[0].model}" if each.devices else "0"),
     Column("CAPACITY", lambda each: _resources(each.capacity)),
     Column("ALLOCATED", lambda each: _resources(each.allocated)),
+    Column("STORAGE", lambda each: f"{each.capacity.storage_bytes / (1 << 30):g} GiB", is_wide=True),
+    Column("NETWORK", lambda each: f"{each.capacity.network_mbps} Mbit/s" if each.capacity.network_mbps else "-", True),
+    Column("LABELS", lambda each: _pairs(each.labels), is_wide=True),
+    Column("TAINTS", _taints, is_wide=True),
     Column("ADDRESS", _field("address"), is_wide=True),
     Column("AGENT", _field("agent_version"), is_wide=True),
     _AGE,
+)
+QUEUES: Final = (
+    _NAME,
+    Column("PARENT", _last("parent")),
+    Column("WEIGHT", lambda each: f"{each.weight or 1:g}"),
+    Column("POLICY", lambda each: each.Policy.Name(each.policy or each.FAIR_SHARE)),
+    Column("OPEN", lambda each: each.StopPolicy.Name(each.stop_policy) if each.stop_policy else "yes"),
+    Column("PENDING", _field("pending_count")),
+    Column("ADMITTED", _field("admitted_count")),
+    Column("USED", lambda each: ", ".join(shown_use(use.quota, use.used) for use in each.use) or "-"),
+    Column("SHARE", lambda each: f"{each.share:.2f}"),
+    Column("QUOTAS", lambda each: ", ".join(shown_quota(quota) for quota in each.quotas) or "-", is_wide=True),
+    Column("PROJECTS", lambda each: ",".join(name.rpartition("/")[2] for name in each.projects) or "-", is_wide=True),
+    Column("STRICT", lambda each: "yes" if each.strictness == each.STRICT else "no", is_wide=True),
+    _AGE,
+)
+FLOATING_RESOURCES: Final = (
+    _NAME,
+    Column("CAPACITY", _field("capacity")),
+    Column("ALLOCATED", _field("allocated")),
 )
 WORKLOADS: Final = (
     _NAME,

@@ -24,7 +24,12 @@ async def deploy(
     model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION|:ALIAS]", help="What to serve.")],
     replicas: Annotated[int, typer.Option("--replicas", "-r", min=1, max=1000, help="How many servers.")] = 1,
     name: Annotated[str, typer.Option(help="The deployment's id; default: the model's.")] = "",
+    min_replicas: Annotated[
+        int, typer.Option(min=0, max=1000, help="The fewest that will do when others need room; 0 = all.")
+    ] = 0,
     pool: Annotated[list[str] | None, typer.Option(help="A pool it may run in; give several by preference.")] = None,
+    queue: Annotated[str, typer.Option(help="The queue it waits in; default: the project's.")] = "",
+    priority: Annotated[int, typer.Option(min=-1000, max=1000, help="Larger goes first.")] = 0,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until every replica answers.")] = False,
     timeout: Annotated[float, typer.Option(min=0.0, help="Seconds to wait; 0 = for ever.")] = 300.0,
 ) -> int | None:
@@ -33,12 +38,22 @@ async def deploy(
     lepton deploy digits --replicas 2 --wait
 
     lepton deploy digits@3 --name digits-next
+
+    lepton deploy digits --replicas 4 --min-replicas 1 --queue production --priority 100
     """
     model_id, version = parse_model(model)
     async with shell.client() as client:
         found = await client.models.get_version(model_id, version)
         deployment_id = name or found.name.split("/")[3]
-        created = await client.deployments.create(deployment_id, found.name, replicas=replicas, pools=pool or ())
+        created = await client.deployments.create(
+            deployment_id,
+            found.name,
+            replicas=replicas,
+            min_replicas=min_replicas,
+            pools=pool or (),
+            queue=queue,
+            priority=priority,
+        )
         if not wait:
             shell.printer.one(created, DEPLOYMENTS)
             return None

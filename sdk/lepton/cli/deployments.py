@@ -49,10 +49,17 @@ async def scale(
     shell: Shell,
     deployment: DeploymentName,
     replicas: Annotated[int, typer.Option("--replicas", "-r", min=1, max=1000, help="How many servers.")],
+    min_replicas: Annotated[
+        int | None, typer.Option(min=0, max=1000, help="The fewest that will do when others need room; 0 = all.")
+    ] = None,
 ) -> int | None:
-    """Change the number of replicas."""
+    """Change the number of replicas.
+
+    lepton deployments scale digits --replicas 4 --min-replicas 1
+    """
     async with shell.client() as client:
-        shell.printer.one(await client.deployments.scale(deployment, replicas), DEPLOYMENTS)
+        scaled = await client.deployments.scale(deployment, replicas, min_replicas=min_replicas)
+        shell.printer.one(scaled, DEPLOYMENTS)
     return None
 
 

@@ -22,6 +22,8 @@ _HINTS: Final = {
     "VERSION_NOT_FOUND": "lepton models versions MODEL",
     "DEPLOYMENT_NOT_FOUND": "lepton deployments list",
     "POOL_NOT_FOUND": "lepton pools list",
+    "QUEUE_NOT_FOUND": "lepton queues list",
+    "FLOATING_RESOURCE_NOT_FOUND": "lepton floating-resources list",
     "JOB_NOT_ENDED": "lepton jobs cancel JOB",
     "WAIT_TIMED_OUT": "it goes on without you; wait longer with --timeout",
 }

@@ -11,9 +11,13 @@ import typer
 from lepton.cli import exits
 from lepton.cli.columns import JOBS, state
 from lepton.cli.command import command
+from lepton.cli.marks import apply_labels
 from lepton.cli.progress import JobProgress
+from lepton.cli.quotas import held
 from lepton.cli.shell import Shell
+from lepton.cli.spans import seconds
 from lepton.client.pools import pool_name
+from lepton.client.queues import queue_name
 from lepton.errors import InvalidArgument
 from lepton.trainer.v1.job_pb2 import Job, Recipe, Workers
 
@@ -38,6 +42,17 @@ async def train(
     learning_rate: Annotated[float, typer.Option(min=0.0, help="Step size; 0 = the default.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
     pool: Annotated[list[str] | None, typer.Option(help="A pool it may run in; give several by preference.")] = None,
+    queue: Annotated[str, typer.Option(help="The queue it waits in; default: the project's.")] = "",
+    priority: Annotated[int, typer.Option(min=-1000, max=1000, help="Larger goes first.")] = 0,
+    expected: Annotated[str, typer.Option(help="How long it is expected to run: 90s, 20m, 6h.")] = "",
+    holds: Annotated[
+        list[str] | None, typer.Option("--floating", help="RESOURCE=AMOUNT of a floating resource that it holds.")
+    ] = None,
+    select: Annotated[list[str] | None, typer.Option(help="LABEL=VALUE that its nodes must have.")] = None,
+    tolerate: Annotated[list[str] | None, typer.Option(help="The key of a taint that it tolerates.")] = None,
+    preemptible: Annotated[
+        bool, typer.Option("--preemptible/--no-preemptible", help="Whether it may be stopped for another.")
+    ] = True,
     max_restarts: Annotated[int, typer.Option(min=0, help="How often a failure may restart it.")] = 3,
     name: Annotated[str, typer.Option(help="The job's id; default: made of the recipe and the time.")] = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended, showing progress.")] = True,
@@ -49,6 +64,10 @@ async def train(
 
     lepton train image_classifier --data mnist/ --pool fast --pool general --epochs 5 --no-wait
 
+    lepton train image_classifier --workers 2 --max-workers 8 --queue research --priority 10 --expected 20m
+
+    lepton train image_classifier --floating licences=1 --select tier=fast --tolerate lepton.dev/repair
+
     Ctrl-C ends the watching, not the job: `lepton jobs cancel NAME` does that.
     """
     content = await asyncio.to_thread(dataset, data)
@@ -56,8 +75,15 @@ async def train(
         recipe=Recipe(name=recipe, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
         workers=Workers(count=workers, max_count=max_workers),
         pools=[pool_name(each) for each in pool or ()],
+        queue=queue_name(queue) if queue else "",
+        priority=priority,
+        expected_duration_s=seconds(expected, "--expected") if expected else 0,
+        floating_resources=held(holds or ()),
+        tolerated_taints=sorted(set(tolerate or ())),
+        disable_preemption=not preemptible,
         max_restarts=max_restarts,
     )
+    apply_labels(job.node_selector, select or ())
     async with shell.client() as client:
         artifact = await client.artifacts.upload(content)
         job.dataset = artifact.digest

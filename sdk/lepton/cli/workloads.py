@@ -7,8 +7,15 @@ import typer
 from lepton.cli.columns import WORKLOADS
 from lepton.cli.command import command
 from lepton.cli.shell import Shell
+from lepton.cli.spans import seconds
+from lepton.cli.why import workload_of
+from lepton.client.queues import queue_name
 
-app = typer.Typer(name="workloads", help="Show everything that runs on the fleet.", no_args_is_help=True)
+app = typer.Typer(
+    name="workloads",
+    help="Show everything that runs on the fleet, and change its place in the queue.",
+    no_args_is_help=True,
+)
 
 
 @command(app, "list")
@@ -24,8 +31,48 @@ async def list_(
 
 
 @command(app, "get")
-async def get(shell: Shell, workload: Annotated[str, typer.Argument(help="Its id or name.")]) -> int | None:
-    """Show a workload; `-o yaml` shows where each of its slices runs."""
+async def get(
+    shell: Shell,
+    workload: Annotated[str, typer.Argument(metavar="JOB", help="A workload or a job, by id or name.")],
+) -> int | None:
+    """Show a workload, or that of a job; `-o yaml` shows where each of its slices runs."""
     async with shell.client() as client:
-        shell.printer.one(await client.workloads.get(workload), WORKLOADS)
+        shell.printer.one(await client.workloads.get(await workload_of(client, workload)), WORKLOADS)
+    return None
+
+
+@command(app, "update")
+async def update(
+    shell: Shell,
+    workload: Annotated[str, typer.Argument(metavar="JOB", help="A job or a workload, by id or name.")],
+    priority: Annotated[int | None, typer.Option(min=-1000, max=1000, help="Larger goes first.")] = None,
+    queue: Annotated[str | None, typer.Option(help="Another queue, while it waits; '' = the project's.")] = None,
+    expected: Annotated[str | None, typer.Option(help="How long it is expected to run: 90s, 20m, 6h.")] = None,
+    hold: Annotated[bool | None, typer.Option("--hold/--release", help="Whether it is kept from starting.")] = None,
+) -> int | None:
+    """Change the place of a job or workload in the queue; what is not given stays.
+
+    lepton workloads update digits --priority 50 --queue urgent
+
+    lepton workloads update digits --hold
+    """
+    async with shell.client() as client:
+        current = await client.workloads.get(await workload_of(client, workload))
+        fields = list[str]()
+        if priority is not None:
+            current.priority = priority
+            fields.append("priority")
+        if queue is not None:
+            current.queue = queue_name(queue) if queue else ""
+            fields.append("queue")
+        if expected is not None:
+            current.expected_duration_s = seconds(expected, "--expected")
+            fields.append("expected_duration_s")
+        if hold is not None:
+            current.hold = hold
+            fields.append("hold")
+        if not fields:
+            raise typer.BadParameter("nothing is to be changed; `lepton workloads update --help` shows what can be")
+        current.etag = ""  # the planner writes it often; only the given fields are changed
+        shell.printer.one(await client.workloads.update(current, fields), WORKLOADS)
     return None

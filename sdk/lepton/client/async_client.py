@@ -11,17 +11,21 @@ from lepton.client.artifacts import Artifacts
 from lepton.client.calls import Calls
 from lepton.client.credentials import Credentials, CredentialStore, FileCredentials, MemoryCredentials
 from lepton.client.deployments import Deployments
+from lepton.client.explain import Explain
 from lepton.client.jobs import Jobs
 from lepton.client.join_tokens import JoinTokens
 from lepton.client.models import Models
 from lepton.client.nodes import Nodes
 from lepton.client.patience import OnRetry
+from lepton.client.planning import Planning
 from lepton.client.pools import Pools
 from lepton.client.projects import Projects
+from lepton.client.queues import FloatingResources, Queues
 from lepton.client.role_bindings import RoleBindings
 from lepton.client.scope import Scope
 from lepton.client.service_accounts import ServiceAccounts
 from lepton.client.traces import read_trace
+from lepton.client.usage import Usage
 from lepton.client.users import Users
 from lepton.client.workloads import Workloads
 from lepton.errors import FailedPrecondition, Unauthenticated
@@ -74,7 +78,12 @@ class AsyncClient:
         self.join_tokens = JoinTokens(self._calls, self._scope)
         self.pools = Pools(self._calls, self._scope)
         self.nodes = Nodes(self._calls, self._scope)
+        self.queues = Queues(self._calls, self._scope)
+        self.floating_resources = FloatingResources(self._calls, self._scope)
+        self.usage = Usage(self._calls, self._scope)
         self.workloads = Workloads(self._calls, self._scope)
+        self.explain = Explain(self._calls, self._scope)
+        self.planning = Planning(self._calls, self._scope)
         self.jobs = Jobs(self._calls, self._scope)
         self.artifacts = Artifacts(self._calls, self._scope)
         self.models = Models(self._calls, self._scope)

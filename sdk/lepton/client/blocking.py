@@ -7,15 +7,19 @@ from lepton.client.api_keys import ApiKeys
 from lepton.client.artifacts import Artifacts
 from lepton.client.async_client import AsyncClient
 from lepton.client.deployments import Deployments
+from lepton.client.explain import Explain
 from lepton.client.jobs import Jobs
 from lepton.client.join_tokens import JoinTokens
 from lepton.client.loop_thread import Facade, LoopThread, iterates, lists, waits
 from lepton.client.models import Models
 from lepton.client.nodes import Nodes
+from lepton.client.planning import Planning
 from lepton.client.pools import Pools
 from lepton.client.projects import Projects
+from lepton.client.queues import FloatingResources, Queues
 from lepton.client.role_bindings import RoleBindings
 from lepton.client.service_accounts import ServiceAccounts
+from lepton.client.usage import Usage
 from lepton.client.users import Users
 from lepton.client.workloads import Workloads
 from lepton.profile import Profile
@@ -69,12 +73,34 @@ class BlockingJoinTokens(Facade[JoinTokens]):
     create = waits(JoinTokens.create)
 
 
+class BlockingQueues(Facade[Queues]):
+    """`client.queues` that blocks."""
+
+    create = waits(Queues.create)
+    get = waits(Queues.get)
+    list = lists(Queues.list)
+    watch_all = iterates(Queues.watch_all)
+    update = waits(Queues.update)
+    delete = waits(Queues.delete)
+
+
+class BlockingFloatingResources(Facade[FloatingResources]):
+    """`client.floating_resources` that blocks."""
+
+    create = waits(FloatingResources.create)
+    get = waits(FloatingResources.get)
+    list = lists(FloatingResources.list)
+    update = waits(FloatingResources.update)
+    delete = waits(FloatingResources.delete)
+
+
 class BlockingPools(Facade[Pools]):
     """`client.pools` that blocks."""
 
     create = waits(Pools.create)
     get = waits(Pools.get)
     list = lists(Pools.list)
+    update = waits(Pools.update)
     delete = waits(Pools.delete)
 
 
@@ -83,21 +109,48 @@ class BlockingNodes(Facade[Nodes]):
 
     get = waits(Nodes.get)
     list = lists(Nodes.list)
+    update = waits(Nodes.update)
+    change = waits(Nodes.change)
+    cordon = waits(Nodes.cordon)
+    uncordon = waits(Nodes.uncordon)
     watch_all = iterates(Nodes.watch_all)
     wait = waits(Nodes.wait)
+
+
+class BlockingUsage(Facade[Usage]):
+    """`client.usage` that blocks."""
+
+    get = waits(Usage.get)
 
 
 class BlockingWorkloads(Facade[Workloads]):
     """`client.workloads` that blocks."""
 
     create = waits(Workloads.create)
+    create_many = waits(Workloads.create_many)
     get = waits(Workloads.get)
     list = lists(Workloads.list)
     watch = iterates(Workloads.watch)
     watch_all = iterates(Workloads.watch_all)
     wait = waits(Workloads.wait)
+    update = waits(Workloads.update)
     cancel = waits(Workloads.cancel)
     delete = waits(Workloads.delete)
+
+
+class BlockingExplain(Facade[Explain]):
+    """`client.explain` that blocks."""
+
+    why = waits(Explain.why)
+    what_if = waits(Explain.what_if)
+
+
+class BlockingPlanning(Facade[Planning]):
+    """`client.planning` that blocks."""
+
+    allocation = waits(Planning.allocation)
+    scaling = waits(Planning.scaling)
+    balancing = waits(Planning.balancing)
 
 
 class BlockingJobs(Facade[Jobs]):
@@ -174,8 +227,13 @@ class Client(Facade[AsyncClient]):
         self.role_bindings = BlockingRoleBindings(loop, self._group.role_bindings)
         self.join_tokens = BlockingJoinTokens(loop, self._group.join_tokens)
         self.pools = BlockingPools(loop, self._group.pools)
+        self.queues = BlockingQueues(loop, self._group.queues)
+        self.floating_resources = BlockingFloatingResources(loop, self._group.floating_resources)
         self.nodes = BlockingNodes(loop, self._group.nodes)
+        self.usage = BlockingUsage(loop, self._group.usage)
         self.workloads = BlockingWorkloads(loop, self._group.workloads)
+        self.explain = BlockingExplain(loop, self._group.explain)
+        self.planning = BlockingPlanning(loop, self._group.planning)
         self.jobs = BlockingJobs(loop, self._group.jobs)
         self.artifacts = BlockingArtifacts(loop, self._group.artifacts)
         self.models = BlockingModels(loop, self._group.models)

@@ -11,6 +11,7 @@ from lepton.client.calls import Calls
 from lepton.client.group import Group, new_request_id
 from lepton.client.listing import Listing, Page
 from lepton.client.pools import pool_name
+from lepton.client.queues import queue_name
 from lepton.client.scope import Scope
 from lepton.client.watching import Change, Watch, awaited, in_states
 from lepton.errors import DeadlineExceeded, NotFound
@@ -35,12 +36,22 @@ class Deployments(Group):
         model_version: str,
         *,
         replicas: int = 1,
+        min_replicas: int = 0,
         pools: Collection[str] = (),
+        queue: str = "",
+        priority: int = 0,
         project: str | None = None,
         request_id: str = "",
     ) -> Deployment:
         """Serve a model version, by its whole name. AlreadyExists, NotFound (the version)."""
-        deployment = Deployment(model_version=model_version, replicas=replicas, pools=map(pool_name, pools))
+        deployment = Deployment(
+            model_version=model_version,
+            replicas=replicas,
+            min_replicas=min_replicas,
+            pools=map(pool_name, pools),
+            queue=queue_name(queue) if queue else "",
+            priority=priority,
+        )
         request = pb.CreateDeploymentRequest(
             parent=self._scope.parent(project),
             deployment_id=deployment_id,
@@ -112,11 +123,15 @@ class Deployments(Group):
         except TimeoutError:
             raise DeadlineExceeded("WAIT_TIMED_OUT", name=name, state="not deleted yet") from None
 
-    async def scale(self, deployment: str, replicas: int) -> Deployment:
-        """Another number of replicas; `wait` says when they are ready."""
+    async def scale(self, deployment: str, replicas: int, *, min_replicas: int | None = None) -> Deployment:
+        """Another number of replicas, and of the fewest that will do; `wait` says when they are ready."""
         changed = await self.get(deployment)  # the fields that a deployment must have are checked in updates too
         changed.replicas = replicas
-        request = pb.UpdateDeploymentRequest(deployment=changed, update_mask=FieldMask(paths=["replicas"]))
+        paths = ["replicas"]
+        if min_replicas is not None:
+            changed.min_replicas = min_replicas
+            paths.append("min_replicas")
+        request = pb.UpdateDeploymentRequest(deployment=changed, update_mask=FieldMask(paths=paths))
         return await self._calls.unary(self._stub.UpdateDeployment, request)
 
     async def delete(self, deployment: str, *, etag: str = "") -> Deployment:

@@ -1,5 +1,7 @@
 """`client.pools`: partitions of the fleet."""
 
+from collections.abc import Sequence
+
 from lepton.client.calls import Calls
 from lepton.client.group import Group, new_request_id
 from lepton.client.listing import Listing, Page
@@ -11,7 +13,7 @@ from lepton.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 
 
 class Pools(Group):
-    """Creates, reads, lists and deletes pools."""
+    """Creates, reads, lists, changes and deletes pools."""
 
     def __init__(self, calls: Calls, scope: Scope) -> None:
         super().__init__(calls, scope)
@@ -35,6 +37,12 @@ class Pools(Group):
             return answer.pools, answer.next_page_token
 
         return Listing(page)
+
+    async def update(self, pool: Pool, fields: Sequence[str] = ()) -> Pool:
+        """Change these fields of a pool, or those that are set: class, labels, display_name, membership."""
+        request = pb.UpdatePoolRequest(pool=pool)
+        request.update_mask.paths.extend(fields)
+        return await self._calls.unary(self._stub.UpdatePool, request)
 
     async def delete(self, pool: str, *, etag: str = "") -> None:
         """Delete a pool without nodes."""

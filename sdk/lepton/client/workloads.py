@@ -1,6 +1,6 @@
 """`client.workloads`: what runs on the fleet."""
 
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -14,11 +14,13 @@ from lepton.scheduler.v1 import scheduler_service_pb2 as pb
 from lepton.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from lepton.scheduler.v1.workload_pb2 import Workload
 
+_MOST_TOGETHER: Final = 5000
+_MOST_BYTES: Final = 3 << 20  # of a message, which may have 4 MiB
 ENDED: Final = frozenset({Workload.SUCCEEDED, Workload.FAILED, Workload.CANCELLED})
 
 
 class Workloads(Group):
-    """Creates, reads, lists, watches, cancels and deletes workloads."""
+    """Creates, reads, lists, watches, changes, cancels and deletes workloads."""
 
     def __init__(self, calls: Calls, scope: Scope) -> None:
         super().__init__(calls, scope)
@@ -35,6 +37,24 @@ class Workloads(Group):
             request_id=request_id or new_request_id(),
         )
         return await self._calls.unary(self._stub.CreateWorkload, request)
+
+    async def create_many(
+        self, workloads: Mapping[str, Workload], *, project: str | None = None
+    ) -> Mapping[str, pb.BatchCreateWorkloadsResponse.Result]:
+        """New workloads by id, thousands of them in one call; a result's `code` (0: created) says what came of it.
+
+        The ids of the requests are chosen here, so a call that is repeated makes nothing twice.
+        """
+        parent, results = self._scope.parent(project), dict[str, pb.BatchCreateWorkloadsResponse.Result]()
+        requests = [
+            pb.CreateWorkloadRequest(workload_id=workload_id, workload=workload, request_id=new_request_id())
+            for workload_id, workload in workloads.items()
+        ]
+        for part in _parts(requests):
+            request = pb.BatchCreateWorkloadsRequest(parent=parent, requests=part)
+            answer = await self._calls.unary(self._stub.BatchCreateWorkloads, request)
+            results |= {each.workload_id: result for each, result in zip(part, answer.results, strict=True)}
+        return results
 
     async def get(self, workload: str) -> Workload:
         """A workload by id or name."""
@@ -84,6 +104,13 @@ class Workloads(Group):
             timeout_s,
         )
 
+    async def update(self, workload: Workload, fields: Sequence[str]) -> Workload:
+        """Change these fields of a workload that was read: `priority`, `hold`, `queue` while it waits,
+        `expected_duration_s`, and the `groups` of one that serves. Aborted when it has changed since it was read."""
+        request = pb.UpdateWorkloadRequest(workload=workload)
+        request.update_mask.paths.extend(fields)
+        return await self._calls.unary(self._stub.UpdateWorkload, request)
+
     async def cancel(self, workload: str, *, grace_s: int = 0) -> Workload:
         """Stop a workload; `wait` says when it has ended."""
         request = pb.CancelWorkloadRequest(name=self._name(workload), grace_s=grace_s)
@@ -108,3 +135,18 @@ class Workloads(Group):
 
     def _parent(self, project: str | None) -> str:
         return "projects/-" if project in ("-", "projects/-") else self._scope.parent(project)
+
+
+def _parts(requests: Sequence[pb.CreateWorkloadRequest]) -> Iterator[list[pb.CreateWorkloadRequest]]:
+    """The requests in calls that the scheduler takes."""
+    part: list[pb.CreateWorkloadRequest] = []
+    size = 0
+    for request in requests:
+        more = request.ByteSize() + 8
+        if part and (len(part) == _MOST_TOGETHER or size + more > _MOST_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(request)
+        size += more
+    if part:
+        yield part

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from services.scheduler.snapshot import Reason, Slice, State
+from services.scheduler.snapshot import Reason, Reservation, Slice, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,13 @@ class Decision:
     revoke: tuple[Revocation, ...] = ()
     retire: tuple[int, ...] = ()  # generations that run nowhere any more: to be forgotten
     missing: tuple[str, ...] = ()  # nodes whose absence it relies on
+    preemptions: int = 0
+    granted: tuple[tuple[str, int], ...] = ()
+    has_quota: bool = False  # its quota is reserved from now on, if it was not; else it is given back
+    resets_checks: bool = False  # its admission checks are asked again
+    reservation: Reservation | None = None  # a new one, in place of any that it has
+    drops_reservation: bool = False
+    together: str = ""  # decisions that name the same workload here are carried out in one transaction, or none of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +54,4 @@ class Plan:
 
     decisions: tuple[Decision, ...] = ()
     wake_at: float | None = None
+    dropped: tuple[str, ...] = ()  # reservations whose workload is no more

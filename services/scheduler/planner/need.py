@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from services.scheduler.lifecycle import FINAL
-from services.scheduler.planner.packing import Want
+from services.scheduler.planner.ask import Want
 from services.scheduler.planner.standing import Standing
 from services.scheduler.snapshot import Assignment, Group, Kind, Slice, SliceState, Workload
 
@@ -15,6 +15,7 @@ class Need:
     wants: tuple[Want, ...]
     kept: tuple[Slice, ...] = ()
     has_dropped: bool = False  # slices run that are not wanted any more
+    is_repair: bool = False  # beside a generation that goes on
 
     @property
     def count(self) -> int:
@@ -35,7 +36,8 @@ def repair(workload: Workload, standing: Standing) -> Need:
     kept: list[Slice] = []
     for group in workload.groups:
         members = [each for each in standing.slices if each.group == group.name]
-        healthy = [each for each in members if _goes_on(workload, each) and _is_unchanged(group, standing.assignment)]
+        going_on = [each for each in members if _goes_on(workload, each) and each.index not in standing.banished]
+        healthy = [each for each in going_on if _is_unchanged(group, standing.assignment)]
         healthy = sorted(healthy, key=lambda each: each.index)[: group.max_count]
         target = min(max(len(members), group.min_count), group.max_count)
         kept += healthy
@@ -43,7 +45,7 @@ def repair(workload: Workload, standing: Standing) -> Need:
             wants.append(Want(group=group, least=0, most=target - len(healthy)))
     ids = {each.index for each in kept}
     dropped = [each for each in standing.slices if each.state not in FINAL and each.index not in ids]
-    return Need(wants=tuple(wants), kept=tuple(kept), has_dropped=bool(dropped))
+    return Need(wants=tuple(wants), kept=tuple(kept), has_dropped=bool(dropped), is_repair=True)
 
 
 def has_failed(workload: Workload, each: Slice) -> bool:

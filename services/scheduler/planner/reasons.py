@@ -1,17 +1,12 @@
 """Why a gang has no place, with the numbers: what it asks for, what there is, and what is short."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
-from services.scheduler.planner.capacity import Capacity, FreeNode
-from services.scheduler.planner.packing import Want, room
-from services.scheduler.snapshot import Demand, Reason, Snapshot, Workload
-
-_AMOUNTS: tuple[tuple[str, str], ...] = (
-    ("device_milli", "thousandths of a device"),
-    ("cpu_milli", "thousandths of a core"),
-    ("memory_bytes", "bytes of memory"),
-    ("storage_bytes", "bytes of storage"),
-)
+from services.scheduler.planner.ask import Ask, Want
+from services.scheduler.planner.fleet import Fleet
+from services.scheduler.snapshot import Demand, Node, Reason, Snapshot, Workload
+from services.scheduler.units import RESOURCES, amount_in_full, number
 
 
 def allowed_pools(workload: Workload, snapshot: Snapshot) -> tuple[str, ...]:
@@ -21,65 +16,67 @@ def allowed_pools(workload: Workload, snapshot: Snapshot) -> tuple[str, ...]:
     return tuple(pool for pool in workload.pools if pool in snapshot.pools)
 
 
-def explain(
-    workload: Workload, pools: Sequence[str], wants: Sequence[Want], snapshot: Snapshot, capacity: Capacity
-) -> tuple[Reason, str]:
-    """The reason why these slices do not fit into any of these pools now."""
-    if not pools:
-        return (
-            Reason.NO_MATCHING_POOL,
-            f"none of the allowed pools exists: {', '.join(workload.pools) or 'there is no pool at all'}",
-        )
-    empty = Capacity(snapshot.nodes)
-    for want in wants:
-        nodes = [free for pool in pools for free in empty.pool(pool)]
-        if want.least and not any(free.count(want.group.demand, 1) for free in nodes):
+def no_pool(workload: Workload) -> tuple[Reason, str]:
+    """None of its pools exists."""
+    wished = ", ".join(workload.pools) or "there is no pool at all"
+    return Reason.NO_MATCHING_POOL, f"none of the allowed pools exists: {wished}"
+
+
+def explain(asks: Sequence[Ask], snapshot: Snapshot, fleet: Fleet) -> tuple[Reason, str]:
+    """The reason why none of these asks, which differ in the pool only, fits now."""
+    pools = ", ".join(ask.pool for ask in asks)
+    for want in asks[0].wants:
+        if want.least and not any(fleet.ever_fits(_one(ask, want)) for ask in asks):
+            nodes = [node for node in snapshot.nodes.values() if any(node.pool == ask.pool for ask in asks)]
             return Reason.NO_MATCHING_POOL, (
-                f"no node of {', '.join(pools)} can ever hold a slice of {want.group.name}, "
+                f"no node of {pools} can ever hold a slice of {want.group.name}, "
                 f"which needs {_demand(want.group.demand)}{_largest(nodes, want.group.demand)}"
             )
-    needed = sum(want.least for want in wants)
-    pool, fits = max(((pool, room(capacity, pool, wants)) for pool in pools), key=lambda each: each[1])
-    short = _shortages(wants, capacity.pool(pool))
-    place = f"{pool} has room for {fits} of {needed} slices"
+    needed = sum(want.least for want in asks[0].wants)
+    fits, ask = max(((fleet.room(ask), ask) for ask in asks), key=lambda each: each[0])
+    place = f"{ask.pool} has room for {fits} of {needed} slices"
+    short = [
+        f"{amount_in_full(each.resource, each.needed - each.free)} "
+        f"({number(each.resource, each.needed)} needed, {number(each.resource, each.free)} free)"
+        for each in fleet.shortages(ask)
+    ]
     if short:
         return Reason.WAITING_FOR_CAPACITY, f"{place}; short of {', '.join(short)}"
+    if ask.topology is not None and ask.topology.is_required and _fits(replace(ask, topology=None), fleet):
+        return Reason.TOPOLOGY_PLACEMENT_FAILED, f"it would fit, but not within one {ask.topology.level}"
     return Reason.FRAGMENTED, f"{place}; enough is free in sum, but not on the nodes where whole slices fit"
 
 
+def _one(ask: Ask, want: Want) -> Ask:
+    """The same for a single slice."""
+    return replace(ask, wants=(Want(group=want.group, least=1, most=1),), topology=None, near=())
+
+
+def _fits(ask: Ask, fleet: Fleet) -> bool:
+    mark = fleet.mark()
+    found = fleet.place(ask) is not None
+    fleet.undo(mark)
+    return found
+
+
 def _demand(demand: Demand) -> str:
-    parts = [f"{getattr(demand, name)} {words}" for name, words in _AMOUNTS if getattr(demand, name)]
+    parts = [amount_in_full(name, getattr(demand, name)) for name in RESOURCES if getattr(demand, name)]
     if demand.device_models:
         parts.append(f"model {' or '.join(sorted(demand.device_models))}")
     return ", ".join(parts) or "nothing"
 
 
-def _largest(nodes: Iterable[FreeNode], demand: Demand) -> str:
+def _largest(nodes: Sequence[Node], demand: Demand) -> str:
     most = [
-        f"{max((_free(free, name, demand) for free in nodes), default=0)} {words}"
-        for name, words in _AMOUNTS
+        amount_in_full(name, max((_capacity(node, name, demand) for node in nodes), default=0))
+        for name in RESOURCES
         if getattr(demand, name)
     ]
     return f"; the most that one has: {', '.join(most)}" if most else ""
 
 
-def _shortages(wants: Sequence[Want], nodes: Iterable[FreeNode]) -> list[str]:
-    nodes = list(nodes)
-    short = []
-    for name, words in _AMOUNTS:
-        needed = sum(getattr(want.group.demand, name) * want.least for want in wants)
-        free = sum(max(_free(node, name, want.group.demand) for want in wants) for node in nodes)
-        if needed > free:
-            short.append(f"{needed - free} {words} ({needed} needed, {free} free)")
-    return short
-
-
-def _free(node: FreeNode, name: str, demand: Demand) -> int:
+def _capacity(node: Node, name: str, demand: Demand) -> int:
     if name != "device_milli":
         amount: int = getattr(node, name)
         return amount
-    return sum(
-        left
-        for index, left in node.devices.items()
-        if not demand.device_models or node.models[index] in demand.device_models
-    )
+    return sum(1000 for device in node.devices if not demand.device_models or device.model in demand.device_models)

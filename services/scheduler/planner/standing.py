@@ -1,10 +1,23 @@
 """Where the generations of a workload stand: the states of their slices now, and which run nowhere any more."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from services.scheduler.lifecycle import FINAL
-from services.scheduler.snapshot import Assignment, Slice, SliceState, Snapshot
+from services.scheduler.planner.fit import is_tolerated
+from services.scheduler.snapshot import (
+    Assignment,
+    Effect,
+    Kind,
+    Node,
+    Slice,
+    SliceState,
+    Snapshot,
+    State,
+    Taint,
+    Toleration,
+    Workload,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,11 +29,28 @@ class Standing:
     running: int  # how many may still be running somewhere
     missing: tuple[str, ...]  # nodes whose fence has passed
     wake_at: float | None  # when the fence of the next one passes
+    banished: frozenset[int] = frozenset()  # indices of slices that run where a taint lets them run no longer
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing of it runs any more."""
         return not self.running
+
+
+def goes_on(workload: Workload, generations: Sequence[Assignment], nodes: Mapping[str, Node]) -> bool:
+    """Whether a gang simply runs, and the workload says so: then nothing is to be decided about it."""
+    if len(generations) != 1 or workload.kind is not Kind.TRAINING or workload.state is not State.RUNNING:
+        return False
+    (assignment,) = generations
+    if assignment.revoked or workload.message or workload.reason or workload.slices != assignment.slices:
+        return False
+    for each in assignment.slices:
+        node = nodes.get(each.node)
+        if each.state is not SliceState.RUNNING or node is None or node.taints:
+            return False
+        if node.session != assignment.sessions.get(each.node):
+            return False
+    return True
 
 
 def stand(generations: Sequence[Assignment], snapshot: Snapshot, now: float) -> tuple[Standing, ...]:
@@ -37,6 +67,7 @@ def _stand(assignment: Assignment, handed_over: frozenset[int], snapshot: Snapsh
     slices: list[Slice] = []
     fences: list[float] = []
     missing: set[str] = set()
+    banished: set[int] = set()
     running = 0
     for each in assignment.slices:
         is_here = each.state not in FINAL and each.index not in handed_over
@@ -51,6 +82,8 @@ def _stand(assignment: Assignment, handed_over: frozenset[int], snapshot: Snapsh
                     each, is_here = _lost(each, "its node is lost"), False
             elif node.session != assignment.sessions.get(each.node):
                 each, is_here = _lost(each, "its node has started afresh"), False
+            elif node.taints and _banishes(node.taints, assignment.workload, snapshot):
+                banished.add(each.index)
         running += is_here
         slices.append(each)
     return Standing(
@@ -59,7 +92,15 @@ def _stand(assignment: Assignment, handed_over: frozenset[int], snapshot: Snapsh
         running=running,
         missing=tuple(sorted(missing)),
         wake_at=min(fences, default=None),
+        banished=frozenset(banished),
     )
+
+
+def _banishes(taints: Sequence[Taint], name: str, snapshot: Snapshot) -> bool:
+    """Whether what a workload runs on a node with these taints has to leave it."""
+    workload = snapshot.workloads.get(name)
+    tolerations: Sequence[Toleration] = workload.tolerations if workload is not None else ()
+    return any(taint.effect is Effect.NO_EXECUTE and not is_tolerated(taint, tolerations) for taint in taints)
 
 
 def _lost(each: Slice, why: str) -> Slice:

@@ -5,17 +5,23 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from services.scheduler.lifecycle import FINAL, UP, backoff_s
-from services.scheduler.planner.decision import Revocation
+from services.scheduler.planner.decision import Placement, Revocation
 from services.scheduler.planner.need import Need, has_failed, repair, whole_gang
 from services.scheduler.planner.standing import Standing
-from services.scheduler.snapshot import Kind, Reason, Slice, SliceState, State, Workload
+from services.scheduler.snapshot import Kind, Reason, Reservation, Slice, SliceState, State, Workload
 
 CANCELLED: Final = "cancelled"
 FAILED: Final = "failed"
 LOST: Final = "lost"
 EXHAUSTED: Final = "exhausted"
 REPLACED: Final = "replaced"
+PREEMPTED: Final = "preempted"
+RESIZED: Final = "resized"
+DRAINED: Final = "drained"
+UNADMITTED: Final = "unadmitted"
+BANISHED: Final = "banished"
 GRACE_S: Final = 10.0
+CHECKPOINT_GRACE_S: Final = 30.0  # for slices that should save what they have done before they go
 _BROKEN: Final = frozenset({SliceState.FAILED, SliceState.STOPPED, SliceState.LOST})
 
 
@@ -33,6 +39,28 @@ class Verdict:
     missing: tuple[str, ...] = ()
     need: Need | None = None
     wake_at: float | None = None
+    placement: Placement | None = None
+    preemptions: int = 0
+    granted: tuple[tuple[str, int], ...] = ()
+    has_quota: bool = False
+    resets_checks: bool = False
+    reservation: Reservation | None = None
+    drops_reservation: bool = False
+    together: str = ""
+
+
+def unchanged(workload: Workload) -> Verdict:
+    """The verdict that leaves everything about a workload as it is."""
+    return Verdict(
+        state=workload.state,
+        restarts=workload.restarts,
+        slices=workload.slices,
+        reason=workload.reason,
+        message=workload.message,
+        preemptions=workload.preemptions,
+        granted=workload.granted,
+        has_quota=workload.quota_reserved_at is not None,
+    )
 
 
 def judge(workload: Workload, standings: Sequence[Standing], now: float) -> Verdict:
@@ -44,6 +72,9 @@ def judge(workload: Workload, standings: Sequence[Standing], now: float) -> Verd
         slices=newest.slices if newest else workload.slices,
         missing=tuple(sorted({node for each in standings for node in each.missing})),
         wake_at=min((each.wake_at for each in standings if each.wake_at is not None), default=None),
+        preemptions=workload.preemptions,
+        granted=workload.granted,
+        has_quota=workload.quota_reserved_at is not None,
     )
     wanted = newest if newest and not newest.assignment.revoked else None
     if workload.state is State.CANCELLING:
@@ -57,6 +88,8 @@ def judge(workload: Workload, standings: Sequence[Standing], now: float) -> Verd
     verdict.retire = verdict.retire or _forgotten(standings, wanted)
     if verdict.state in (State.SUCCEEDED, State.FAILED, State.CANCELLED):
         _end(verdict, workload, standings)
+    if verdict.state is not workload.state and verdict.state is State.PENDING:
+        verdict.has_quota = False
     return verdict
 
 
@@ -82,7 +115,7 @@ def _between_generations(verdict: Verdict, workload: Workload, standings: Sequen
         verdict.reason, verdict.message = Reason.BACKING_OFF, workload.message
         verdict.wake_at = workload.not_before
     else:
-        verdict.need = whole_gang(workload)
+        verdict.need = whole_gang(workload)  # the cycle looks for its place
 
 
 def _after(verdict: Verdict, workload: Workload, ended: Standing | None) -> None:
@@ -112,6 +145,10 @@ def _gang(verdict: Verdict, wanted: Standing) -> None:
         verdict.revoke.append(_revocation(wanted, LOST if only_lost else FAILED, 0.0))
     elif all(each.state is SliceState.SUCCEEDED for each in wanted.slices):
         verdict.state = State.SUCCEEDED
+    elif wanted.banished:
+        first = next(each for each in wanted.slices if each.index in wanted.banished)
+        verdict.message = f"it is being stopped: {first.node} has a taint that it does not tolerate"
+        verdict.revoke.append(_revocation(wanted, BANISHED, CHECKPOINT_GRACE_S))
     else:
         verdict.state = State.RUNNING if _all_up(wanted) else State.ASSIGNED
 

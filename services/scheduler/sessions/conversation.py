@@ -43,7 +43,7 @@ class Conversations:
     ) -> None:
         """Serve one stream; `check` refuses a caller that is not the node it says it is."""
         hello = await _hello(requests)
-        check(NodeName.parse(hello.node.name, "hello.node.name"))
+        check(await self._sessions.name(hello))
         assert self._tasks is not None, "the background loop runs before the server does"
         stream = Stream(write, cut, self._tasks)
         session = await self._sessions.open(hello, stream)
@@ -61,6 +61,7 @@ class Conversations:
         async for message in requests:
             match message.WhichOneof("message"):
                 case "heartbeat":
+                    session.beat = message.heartbeat
                     if heartbeat(session):
                         ack.heartbeat_ack.sequence = message.heartbeat.sequence
                         await stream.send(ack)

@@ -27,7 +27,10 @@ class Delivery:
         records = [each for each in self._ledger.on_node(session.node) if _is_for(each, session)]
         wanted = [_start(each, session) for each in records if not each.is_revoked]
         welcome = node_session_pb2.Welcome(
-            session_id=session.id, ttl_s=self._sessions.ttl_s, assignments=[each for each in wanted if each.slices]
+            session_id=session.id,
+            ttl_s=self._sessions.ttl_s,
+            assignments=[each for each in wanted if each.slices],
+            node=session.node,
         )
         _post(session, Message(welcome=welcome))
         for record in records:

@@ -16,6 +16,7 @@ from lepton.names import NodeName
 from lepton.scheduler.v1 import node_pb2
 from services.scheduler import convert, keys
 from services.scheduler.ledger import Changes, Ledger
+from services.scheduler.sessions.joining import joining_name
 from services.scheduler.sessions.leases import Leases, is_held
 from services.scheduler.sessions.session import Session
 from services.scheduler.sessions.stream import Stream
@@ -55,6 +56,13 @@ class Sessions:
         async with asyncio.TaskGroup() as self._tasks:
             self._tasks.create_task(self._leases.run(self._restore_all))
             self._tasks.create_task(self._expire_forever())
+
+    async def name(self, hello: node_session_pb2.Hello) -> NodeName:
+        """The name under which the node joins; a pool that it leaves open is filled in."""
+        await self._ledger.synced.wait()
+        name = joining_name(hello.node, self._ledger.pools.values())
+        hello.node.name = str(name)
+        return name
 
     async def open(self, hello: node_session_pb2.Hello, stream: Stream) -> Session:
         """Begin a session, or continue the one that the hello names; a stream that the node had before is ended."""

@@ -20,6 +20,7 @@ class Session:
     node: str = field(init=False)
     stream: Stream | None = None
     lease: Lease | None = None
+    beat: node_session_pb2.Heartbeat | None = None  # the last one
     revision: int = 0  # of our write of the node's key
     is_over: bool = False
 

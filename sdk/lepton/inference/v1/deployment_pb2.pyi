@@ -87,6 +87,8 @@ class Deployment(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     READY_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    MIN_REPLICAS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/deployments/{deployment}`."""
     uid: _builtins.str
@@ -121,6 +123,10 @@ class Deployment(_message.Message):
     """Digest of the Triton repository that the replicas serve."""
     etag: _builtins.str
     """Changes with every write."""
+    queue: _builtins.str
+    """The scheduler's queue (`queues/{queue}`) it waits in; empty = that of its project, else `queues/default`."""
+    min_replicas: _builtins.int
+    """The fewest replicas that are any use: it is trimmed to them before others have to wait; 0 = `replicas`."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The pools it may run in (`pools/{pool}`), most preferred first; empty = any."""
@@ -166,10 +172,12 @@ class Deployment(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         ready_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        queue: _builtins.str = ...,
+        min_replicas: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "ready_time", b"ready_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "gateway", b"gateway", "memory_bytes", b"memory_bytes", "message", b"message", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "pools", b"pools", "priority", b"priority", "ready_replicas", b"ready_replicas", "ready_time", b"ready_time", "replica_states", b"replica_states", "replicas", b"replicas", "repository", b"repository", "state", b"state", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "gateway", b"gateway", "memory_bytes", b"memory_bytes", "message", b"message", "min_replicas", b"min_replicas", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "pools", b"pools", "priority", b"priority", "queue", b"queue", "ready_replicas", b"ready_replicas", "ready_time", b"ready_time", "replica_states", b"replica_states", "replicas", b"replicas", "repository", b"repository", "state", b"state", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -529,7 +529,7 @@ class UpdateDeploymentRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields: `replicas`. Absent = those that are set."""
+        """Which fields: `replicas`, `min_replicas`. Absent = those that are set."""
 
     def __init__(
         self,

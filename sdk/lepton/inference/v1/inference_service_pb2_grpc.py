@@ -201,7 +201,7 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateDeployment(self, request, context):
-        """Changes a deployment: `replicas`.
+        """Changes a deployment: `replicas` and `min_replicas`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

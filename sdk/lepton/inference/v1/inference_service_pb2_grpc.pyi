@@ -65,7 +65,7 @@ class InferenceServiceStub:
     Errors: OUT_OF_RANGE (REVISION_COMPACTED): watch again without a revision.
     """
     UpdateDeployment: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.UpdateDeploymentRequest, _deployment_pb2.Deployment]
-    """Changes a deployment: `replicas`."""
+    """Changes a deployment: `replicas` and `min_replicas`."""
     DeleteDeployment: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.DeleteDeploymentRequest, _deployment_pb2.Deployment]
     """Takes a deployment out of the gateway, stops its replicas and deletes it."""
 
@@ -103,7 +103,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Errors: OUT_OF_RANGE (REVISION_COMPACTED): watch again without a revision.
     """
     UpdateDeployment: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.UpdateDeploymentRequest, _deployment_pb2.Deployment]  # type: ignore[assignment]
-    """Changes a deployment: `replicas`."""
+    """Changes a deployment: `replicas` and `min_replicas`."""
     DeleteDeployment: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.DeleteDeploymentRequest, _deployment_pb2.Deployment]  # type: ignore[assignment]
     """Takes a deployment out of the gateway, stops its replicas and deletes it."""
 
@@ -216,7 +216,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.UpdateDeploymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_pb2.Deployment, _abc.Awaitable[_deployment_pb2.Deployment]]:
-        """Changes a deployment: `replicas`."""
+        """Changes a deployment: `replicas` and `min_replicas`."""
 
     @_abc_1.abstractmethod
     def DeleteDeployment(

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from lepton.scheduler.v1 import node_pb2 as _node_pb2
 from lepton.scheduler.v1 import program_pb2 as _program_pb2
 from lepton.scheduler.v1 import resources_pb2 as _resources_pb2
 from lepton.scheduler.v1 import workload_pb2 as _workload_pb2
@@ -175,6 +176,251 @@ class Assignment(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
+
+@_typing.final
+class Reservation(_message.Message):
+    """Places that are held for one workload until it takes them or the time is over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Victim(_message.Message):
+        """One generation that is being stopped for it."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        WORKLOAD_FIELD_NUMBER: _builtins.int
+        GENERATION_FIELD_NUMBER: _builtins.int
+        workload: _builtins.str
+        """The workload."""
+        generation: _builtins.int
+        """Its generation."""
+        def __init__(
+            self,
+            *,
+            workload: _builtins.str = ...,
+            generation: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "workload", b"workload"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ResourcesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _resources_pb2.Resources: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _resources_pb2.Resources | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    WORKLOAD_UID_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    VICTIMS_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    LIFETIME_S_FIELD_NUMBER: _builtins.int
+    workload: _builtins.str
+    """The workload."""
+    workload_uid: _builtins.str
+    """Its uid."""
+    pool: _builtins.str
+    """The pool."""
+    lifetime_s: _builtins.float
+    """Seconds from then that it holds."""
+    @_builtins.property
+    def slices(self) -> _containers.RepeatedCompositeFieldContainer[_workload_pb2.Slice]:
+        """The places."""
+
+    @_builtins.property
+    def resources(self) -> _containers.MessageMap[_builtins.str, _resources_pb2.Resources]:
+        """What each slice takes, by group."""
+
+    @_builtins.property
+    def victims(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reservation.Victim]:
+        """What is being stopped for it."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    def __init__(
+        self,
+        *,
+        workload: _builtins.str = ...,
+        workload_uid: _builtins.str = ...,
+        pool: _builtins.str = ...,
+        slices: _abc.Iterable[_workload_pb2.Slice] | None = ...,
+        resources: _abc.Mapping[_builtins.str, _resources_pb2.Resources] | None = ...,
+        victims: _abc.Iterable[Global___Reservation.Victim] | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        lifetime_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "lifetime_s", b"lifetime_s", "pool", b"pool", "resources", b"resources", "slices", b"slices", "victims", b"victims", "workload", b"workload", "workload_uid", b"workload_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reservation: _TypeAlias = Reservation  # noqa: Y015
+
+@_typing.final
+class NodeSettings(_message.Message):
+    """What an operator has set on a node, whatever its agent declares; it outlives the agent's sessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CORDONED_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    TAINTS_FIELD_NUMBER: _builtins.int
+    cordoned: _builtins.bool
+    """No new work is placed on it."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels beside those that the agent declares."""
+
+    @_builtins.property
+    def taints(self) -> _containers.RepeatedCompositeFieldContainer[_node_pb2.Taint]:
+        """Taints."""
+
+    def __init__(
+        self,
+        *,
+        cordoned: _builtins.bool = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        taints: _abc.Iterable[_node_pb2.Taint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cordoned", b"cordoned", "labels", b"labels", "taints", b"taints"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeSettings: _TypeAlias = NodeSettings  # noqa: Y015
+
+@_typing.final
+class ReplicaUsage(_message.Message):
+    """What the nodes really use whose agents are connected to one replica, as of its last sample; the other replicas read it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Use(_message.Message):
+        """What one node uses."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NODE_FIELD_NUMBER: _builtins.int
+        CPU_MILLI_FIELD_NUMBER: _builtins.int
+        MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+        node: _builtins.str
+        """`pools/{pool}/nodes/{node}`."""
+        cpu_milli: _builtins.int
+        """Thousandths of a core."""
+        memory_bytes: _builtins.int
+        """Bytes of memory."""
+        def __init__(
+            self,
+            *,
+            node: _builtins.str = ...,
+            cpu_milli: _builtins.int = ...,
+            memory_bytes: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "memory_bytes", b"memory_bytes", "node", b"node"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    USES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaUsage.Use]:
+        """The nodes."""
+
+    def __init__(
+        self,
+        *,
+        uses: _abc.Iterable[Global___ReplicaUsage.Use] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["uses", b"uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaUsage: _TypeAlias = ReplicaUsage  # noqa: Y015
+
+@_typing.final
+class ProjectUsage(_message.Message):
+    """What a project has used of the fleet, older use counting less."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    DOMINANT_SHARE_S_FIELD_NUMBER: _builtins.int
+    SAMPLE_TIME_FIELD_NUMBER: _builtins.int
+    HALF_LIFE_S_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The project."""
+    dominant_share_s: _builtins.float
+    """Seconds of its dominant share, each halved for every half-life that has passed since."""
+    half_life_s: _builtins.float
+    """Seconds of the half-life."""
+    @_builtins.property
+    def sample_time(self) -> _timestamp_pb2.Timestamp:
+        """As of when."""
+
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        dominant_share_s: _builtins.float = ...,
+        sample_time: _timestamp_pb2.Timestamp | None = ...,
+        half_life_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sample_time", b"sample_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dominant_share_s", b"dominant_share_s", "half_life_s", b"half_life_s", "project", b"project", "sample_time", b"sample_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProjectUsage: _TypeAlias = ProjectUsage  # noqa: Y015
 
 @_typing.final
 class RequestRecord(_message.Message):

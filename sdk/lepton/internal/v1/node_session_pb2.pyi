@@ -75,7 +75,9 @@ class Hello(_message.Message):
     SLICES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def node(self) -> _node_pb2.Node:
-        """The node: name, address, capacity, devices, labels."""
+        """The node: name, address, capacity, devices, labels, taints. In the name `pools/-/nodes/{node}` the pool is left to the
+        pools' membership rules.
+        """
 
     @_builtins.property
     def slices(self) -> _containers.RepeatedCompositeFieldContainer[Global___SliceReport]:
@@ -239,10 +241,13 @@ class Welcome(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     TTL_S_FIELD_NUMBER: _builtins.int
     ASSIGNMENTS_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     ttl_s: _builtins.float
     """Seconds after the last acknowledged heartbeat at which the node counts as lost."""
+    node: _builtins.str
+    """The node's name, with the pool that it is in."""
     @_builtins.property
     def assignments(self) -> _containers.RepeatedCompositeFieldContainer[Global___StartSlices]:
         """Every generation that the node should be running. It stops any other."""
@@ -253,10 +258,11 @@ class Welcome(_message.Message):
         session_id: _builtins.str = ...,
         ttl_s: _builtins.float = ...,
         assignments: _abc.Iterable[Global___StartSlices] | None = ...,
+        node: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "session_id", b"session_id", "ttl_s", b"ttl_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "node", b"node", "session_id", b"session_id", "ttl_s", b"ttl_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from lepton.scheduler.v1 import resources_pb2 as lepton_dot_scheduler_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elepton/scheduler/v1/node.proto\x12\x13lepton.scheduler.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#lepton/scheduler/v1/resources.proto\"\xae\x04\n\x04Node\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x30\n\x08\x63\x61pacity\x18\x04 \x01(\x0b\x32\x1e.lepton.scheduler.v1.Resources\x12\x37\n\tallocated\x18\x05 \x01(\x0b\x32\x1e.lepton.scheduler.v1.ResourcesB\x04\xe2\x41\x01\x03\x12,\n\x07\x64\x65vices\x18\x06 \x03(\x0b\x32\x1b.lepton.scheduler.v1.Device\x12\x35\n\x06labels\x18\x07 \x03(\x0b\x32%.lepton.scheduler.v1.Node.LabelsEntry\x12\x34\n\x05state\x18\x08 \x01(\x0e\x32\x1f.lepton.scheduler.v1.Node.StateB\x04\xe2\x41\x01\x03\x12\x18\n\nsession_id\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\ragent_version\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\t\n\x05READY\x10\x01\x12\x0c\n\x08\x43ORDONED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elepton/scheduler/v1/node.proto\x12\x13lepton.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#lepton/scheduler/v1/resources.proto\"\xf2\x04\n\x04Node\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x30\n\x08\x63\x61pacity\x18\x04 \x01(\x0b\x32\x1e.lepton.scheduler.v1.Resources\x12\x37\n\tallocated\x18\x05 \x01(\x0b\x32\x1e.lepton.scheduler.v1.ResourcesB\x04\xe2\x41\x01\x03\x12,\n\x07\x64\x65vices\x18\x06 \x03(\x0b\x32\x1b.lepton.scheduler.v1.Device\x12?\n\x06labels\x18\x07 \x03(\x0b\x32%.lepton.scheduler.v1.Node.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\x38\n\x05state\x18\x08 \x01(\x0e\x32\x1f.lepton.scheduler.v1.Node.StateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x18\n\nsession_id\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\ragent_version\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\x06taints\x18\r \x03(\x0b\x32\x1a.lepton.scheduler.v1.TaintB\x08\xbaH\x05\x92\x01\x02\x10 \x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\t\n\x05READY\x10\x01\x12\x0c\n\x08\x43ORDONED\x10\x02\"\xd5\x01\n\x05Taint\x12\x1b\n\x03key\x18\x01 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\xfd\x01\x12\x17\n\x05value\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xfd\x01\x12;\n\x06\x65\x66\x66\x65\x63t\x18\x03 \x01(\x0e\x32!.lepton.scheduler.v1.Taint.EffectB\x08\xbaH\x05\x82\x01\x02\x10\x01\"Y\n\x06\x45\x66\x66\x65\x63t\x12\x16\n\x12\x45\x46\x46\x45\x43T_UNSPECIFIED\x10\x00\x12\x0f\n\x0bNO_SCHEDULE\x10\x01\x12\x16\n\x12PREFER_NO_SCHEDULE\x10\x02\x12\x0e\n\nNO_EXECUTE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,8 +43,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODE'].fields_by_name['uid']._serialized_options = b'\342A\001\003'
   _globals['_NODE'].fields_by_name['allocated']._loaded_options = None
   _globals['_NODE'].fields_by_name['allocated']._serialized_options = b'\342A\001\003'
+  _globals['_NODE'].fields_by_name['labels']._loaded_options = None
+  _globals['_NODE'].fields_by_name['labels']._serialized_options = b'\272H\005\232\001\002\020@'
   _globals['_NODE'].fields_by_name['state']._loaded_options = None
-  _globals['_NODE'].fields_by_name['state']._serialized_options = b'\342A\001\003'
+  _globals['_NODE'].fields_by_name['state']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_NODE'].fields_by_name['session_id']._loaded_options = None
   _globals['_NODE'].fields_by_name['session_id']._serialized_options = b'\342A\001\003'
   _globals['_NODE'].fields_by_name['agent_version']._loaded_options = None
@@ -52,10 +55,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODE'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_NODE'].fields_by_name['etag']._loaded_options = None
   _globals['_NODE'].fields_by_name['etag']._serialized_options = b'\342A\001\003'
-  _globals['_NODE']._serialized_start=159
-  _globals['_NODE']._serialized_end=717
-  _globals['_NODE_LABELSENTRY']._serialized_start=615
-  _globals['_NODE_LABELSENTRY']._serialized_end=660
-  _globals['_NODE_STATE']._serialized_start=662
-  _globals['_NODE_STATE']._serialized_end=717
+  _globals['_NODE'].fields_by_name['taints']._loaded_options = None
+  _globals['_NODE'].fields_by_name['taints']._serialized_options = b'\272H\005\222\001\002\020 '
+  _globals['_TAINT'].fields_by_name['key']._loaded_options = None
+  _globals['_TAINT'].fields_by_name['key']._serialized_options = b'\342A\001\002\272H\007r\005\020\001\030\375\001'
+  _globals['_TAINT'].fields_by_name['value']._loaded_options = None
+  _globals['_TAINT'].fields_by_name['value']._serialized_options = b'\272H\005r\003\030\375\001'
+  _globals['_TAINT'].fields_by_name['effect']._loaded_options = None
+  _globals['_TAINT'].fields_by_name['effect']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_NODE']._serialized_start=188
+  _globals['_NODE']._serialized_end=814
+  _globals['_NODE_LABELSENTRY']._serialized_start=712
+  _globals['_NODE_LABELSENTRY']._serialized_end=757
+  _globals['_NODE_STATE']._serialized_start=759
+  _globals['_NODE_STATE']._serialized_end=814
+  _globals['_TAINT']._serialized_start=817
+  _globals['_TAINT']._serialized_end=1030
+  _globals['_TAINT_EFFECT']._serialized_start=941
+  _globals['_TAINT_EFFECT']._serialized_end=1030
 # @@protoc_insertion_point(module_scope)

@@ -82,6 +82,7 @@ class Node(_message.Message):
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    TAINTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`pools/{pool}/nodes/{node}`."""
     uid: _builtins.str
@@ -89,7 +90,7 @@ class Node(_message.Message):
     address: _builtins.str
     """Where other nodes reach it: a host name or an IP address."""
     state: Global___Node.State.ValueType
-    """What it can be used for."""
+    """What it can be used for. Its agent has no say in it."""
     session_id: _builtins.str
     """The agent's session; a new one each time the agent connects afresh."""
     agent_version: _builtins.str
@@ -110,11 +111,15 @@ class Node(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Labels, for example `topology.lepton.dev/zone`."""
+        """Labels. Those under `topology.lepton.dev/` (`zone`, `rack`, `nvlink`) say where it stands."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the agent connected."""
+
+    @_builtins.property
+    def taints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Taint]:
+        """What keeps work away that does not tolerate it."""
 
     def __init__(
         self,
@@ -131,11 +136,69 @@ class Node(_message.Message):
         agent_version: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        taints: _abc.Iterable[Global___Taint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "capacity", b"capacity", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "allocated", b"allocated", "capacity", b"capacity", "create_time", b"create_time", "devices", b"devices", "etag", b"etag", "labels", b"labels", "name", b"name", "session_id", b"session_id", "state", b"state", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "allocated", b"allocated", "capacity", b"capacity", "create_time", b"create_time", "devices", b"devices", "etag", b"etag", "labels", b"labels", "name", b"name", "session_id", b"session_id", "state", b"state", "taints", b"taints", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class Taint(_message.Message):
+    """A mark on a node that keeps work away."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Effect:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _EffectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Taint._Effect.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        EFFECT_UNSPECIFIED: Taint._Effect.ValueType  # 0
+        """Not set: NO_SCHEDULE."""
+        NO_SCHEDULE: Taint._Effect.ValueType  # 1
+        """No new work is placed."""
+        PREFER_NO_SCHEDULE: Taint._Effect.ValueType  # 2
+        """Placed only where nothing else is free."""
+        NO_EXECUTE: Taint._Effect.ValueType  # 3
+        """Work that is there is moved away too."""
+
+    class Effect(_Effect, metaclass=_EffectEnumTypeWrapper):
+        """What becomes of work that does not tolerate it."""
+
+    EFFECT_UNSPECIFIED: Taint.Effect.ValueType  # 0
+    """Not set: NO_SCHEDULE."""
+    NO_SCHEDULE: Taint.Effect.ValueType  # 1
+    """No new work is placed."""
+    PREFER_NO_SCHEDULE: Taint.Effect.ValueType  # 2
+    """Placed only where nothing else is free."""
+    NO_EXECUTE: Taint.Effect.ValueType  # 3
+    """Work that is there is moved away too."""
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Its key, for example `lepton.dev/maintenance`."""
+    value: _builtins.str
+    """Its value."""
+    effect: Global___Taint.Effect.ValueType
+    """What it does."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        value: _builtins.str = ...,
+        effect: Global___Taint.Effect.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "key", b"key", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Taint: _TypeAlias = Taint  # noqa: Y015

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from lepton.scheduler.v1 import resources_pb2 as lepton_dot_scheduler_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elepton/scheduler/v1/pool.proto\x12\x13lepton.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#lepton/scheduler/v1/resources.proto\"\xe3\x04\n\x04Pool\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x38\n\x05\x63lass\x18\x04 \x01(\x0e\x32\x1f.lepton.scheduler.v1.Pool.ClassB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12?\n\x06labels\x18\x05 \x03(\x0b\x32%.lepton.scheduler.v1.Pool.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\x18\n\nnode_count\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x36\n\x08\x63\x61pacity\x18\x07 \x01(\x0b\x32\x1e.lepton.scheduler.v1.ResourcesB\x04\xe2\x41\x01\x03\x12\x37\n\tallocated\x18\x08 \x01(\x0b\x32\x1e.lepton.scheduler.v1.ResourcesB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"]\n\x05\x43lass\x12\x15\n\x11\x43LASS_UNSPECIFIED\x10\x00\x12\x0b\n\x07GENERAL\x10\x01\x12\x0f\n\x0bPERFORMANCE\x10\x02\x12\x0b\n\x07STORAGE\x10\x03\x12\x08\n\x04\x45\x44GE\x10\x04\x12\x08\n\x04SPOT\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elepton/scheduler/v1/pool.proto\x12\x13lepton.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#lepton/scheduler/v1/resources.proto\"\x9c\x05\n\x04Pool\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x38\n\x05\x63lass\x18\x04 \x01(\x0e\x32\x1f.lepton.scheduler.v1.Pool.ClassB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12?\n\x06labels\x18\x05 \x03(\x0b\x32%.lepton.scheduler.v1.Pool.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\x18\n\nnode_count\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x36\n\x08\x63\x61pacity\x18\x07 \x01(\x0b\x32\x1e.lepton.scheduler.v1.ResourcesB\x04\xe2\x41\x01\x03\x12\x37\n\tallocated\x18\x08 \x01(\x0b\x32\x1e.lepton.scheduler.v1.ResourcesB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\x37\n\nmembership\x18\x0c \x01(\x0b\x32#.lepton.scheduler.v1.MembershipRule\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"]\n\x05\x43lass\x12\x15\n\x11\x43LASS_UNSPECIFIED\x10\x00\x12\x0b\n\x07GENERAL\x10\x01\x12\x0f\n\x0bPERFORMANCE\x10\x02\x12\x0b\n\x07STORAGE\x10\x03\x12\x08\n\x04\x45\x44GE\x10\x04\x12\x08\n\x04SPOT\x10\x05\"\xe0\x01\n\x0eMembershipRule\x12T\n\x0cmatch_labels\x18\x01 \x03(\x0b\x32\x34.lepton.scheduler.v1.MembershipRule.MatchLabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\x30\n\x08\x61t_least\x18\x02 \x01(\x0b\x32\x1e.lepton.scheduler.v1.Resources\x12\x12\n\nprecedence\x18\x03 \x01(\x05\x1a\x32\n\x10MatchLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,10 +59,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POOL'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
   _globals['_POOL'].fields_by_name['etag']._loaded_options = None
   _globals['_POOL'].fields_by_name['etag']._serialized_options = b'\342A\001\003'
+  _globals['_MEMBERSHIPRULE_MATCHLABELSENTRY']._loaded_options = None
+  _globals['_MEMBERSHIPRULE_MATCHLABELSENTRY']._serialized_options = b'8\001'
+  _globals['_MEMBERSHIPRULE'].fields_by_name['match_labels']._loaded_options = None
+  _globals['_MEMBERSHIPRULE'].fields_by_name['match_labels']._serialized_options = b'\272H\005\232\001\002\020@'
   _globals['_POOL']._serialized_start=188
-  _globals['_POOL']._serialized_end=799
-  _globals['_POOL_LABELSENTRY']._serialized_start=659
-  _globals['_POOL_LABELSENTRY']._serialized_end=704
-  _globals['_POOL_CLASS']._serialized_start=706
-  _globals['_POOL_CLASS']._serialized_end=799
+  _globals['_POOL']._serialized_end=856
+  _globals['_POOL_LABELSENTRY']._serialized_start=716
+  _globals['_POOL_LABELSENTRY']._serialized_end=761
+  _globals['_POOL_CLASS']._serialized_start=763
+  _globals['_POOL_CLASS']._serialized_end=856
+  _globals['_MEMBERSHIPRULE']._serialized_start=859
+  _globals['_MEMBERSHIPRULE']._serialized_end=1083
+  _globals['_MEMBERSHIPRULE_MATCHLABELSENTRY']._serialized_start=1033
+  _globals['_MEMBERSHIPRULE_MATCHLABELSENTRY']._serialized_end=1083
 # @@protoc_insertion_point(module_scope)

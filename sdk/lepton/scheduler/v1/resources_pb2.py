@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lepton/scheduler/v1/resources.proto\x12\x13lepton.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\"\xa6\x01\n\tResources\x12\x1a\n\tcpu_milli\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1d\n\x0cmemory_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1e\n\rstorage_bytes\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1d\n\x0c\x64\x65vice_milli\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1f\n\rdevice_models\x18\x05 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10 \"J\n\x06\x44\x65vice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04uuid\x18\x04 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lepton/scheduler/v1/resources.proto\x12\x13lepton.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\"\xc5\x01\n\tResources\x12\x1a\n\tcpu_milli\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1d\n\x0cmemory_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1e\n\rstorage_bytes\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1d\n\x0c\x64\x65vice_milli\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1f\n\rdevice_models\x18\x05 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10 \x12\x1d\n\x0cnetwork_mbps\x18\x06 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"J\n\x06\x44\x65vice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04uuid\x18\x04 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,8 +42,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOURCES'].fields_by_name['device_milli']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_RESOURCES'].fields_by_name['device_models']._loaded_options = None
   _globals['_RESOURCES'].fields_by_name['device_models']._serialized_options = b'\272H\005\222\001\002\020 '
+  _globals['_RESOURCES'].fields_by_name['network_mbps']._loaded_options = None
+  _globals['_RESOURCES'].fields_by_name['network_mbps']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_RESOURCES']._serialized_start=90
-  _globals['_RESOURCES']._serialized_end=256
-  _globals['_DEVICE']._serialized_start=258
-  _globals['_DEVICE']._serialized_end=332
+  _globals['_RESOURCES']._serialized_end=287
+  _globals['_DEVICE']._serialized_start=289
+  _globals['_DEVICE']._serialized_end=363
 # @@protoc_insertion_point(module_scope)

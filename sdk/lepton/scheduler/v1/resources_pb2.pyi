@@ -29,6 +29,7 @@ class Resources(_message.Message):
     STORAGE_BYTES_FIELD_NUMBER: _builtins.int
     DEVICE_MILLI_FIELD_NUMBER: _builtins.int
     DEVICE_MODELS_FIELD_NUMBER: _builtins.int
+    NETWORK_MBPS_FIELD_NUMBER: _builtins.int
     cpu_milli: _builtins.int
     """Thousandths of a CPU core."""
     memory_bytes: _builtins.int
@@ -37,6 +38,8 @@ class Resources(_message.Message):
     """Bytes of local storage."""
     device_milli: _builtins.int
     """Thousandths of an accelerator. A request below 1000 shares one device; above, it must be a multiple of 1000 (whole devices)."""
+    network_mbps: _builtins.int
+    """Megabits per second of network."""
     @_builtins.property
     def device_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """For a request: the accelerator models that will do; empty = any."""
@@ -49,10 +52,11 @@ class Resources(_message.Message):
         storage_bytes: _builtins.int = ...,
         device_milli: _builtins.int = ...,
         device_models: _abc.Iterable[_builtins.str] | None = ...,
+        network_mbps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "device_milli", b"device_milli", "device_models", b"device_models", "memory_bytes", b"memory_bytes", "storage_bytes", b"storage_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "device_milli", b"device_milli", "device_models", b"device_models", "memory_bytes", b"memory_bytes", "network_mbps", b"network_mbps", "storage_bytes", b"storage_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,13 +26,14 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from lepton.policy.v1 import policy_pb2 as lepton_dot_policy_dot_v1_dot_policy__pb2
 from lepton.scheduler.v1 import node_pb2 as lepton_dot_scheduler_dot_v1_dot_node__pb2
 from lepton.scheduler.v1 import pool_pb2 as lepton_dot_scheduler_dot_v1_dot_pool__pb2
 from lepton.scheduler.v1 import workload_pb2 as lepton_dot_scheduler_dot_v1_dot_workload__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lepton/scheduler/v1/scheduler_service.proto\x12\x13lepton.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1dlepton/policy/v1/policy.proto\x1a\x1elepton/scheduler/v1/node.proto\x1a\x1elepton/scheduler/v1/pool.proto\x1a\"lepton/scheduler/v1/workload.proto\"\x9c\x01\n\x11\x43reatePoolRequest\x12=\n\x07pool_id\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\'\n\x04pool\x18\x02 \x01(\x0b\x32\x19.lepton.scheduler.v1.Pool\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\",\n\x0eGetPoolRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\"L\n\x10ListPoolsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"V\n\x11ListPoolsResponse\x12(\n\x05pools\x18\x01 \x03(\x0b\x32\x19.lepton.scheduler.v1.Pool\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x11\x44\x65letePoolRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\",\n\x0eGetNodeRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\"j\n\x10ListNodesRequest\x12\x1c\n\x06parent\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"V\n\x11ListNodesResponse\x12(\n\x05nodes\x18\x01 \x03(\x0b\x32\x19.lepton.scheduler.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x11WatchNodesRequest\x12\x1c\n\x06parent\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x19\n\x08revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xd5\x01\n\x12WatchNodesResponse\x12<\n\x05\x65vent\x18\x01 \x01(\x0e\x32-.lepton.scheduler.v1.WatchNodesResponse.Event\x12\'\n\x04node\x18\x02 \x01(\x0b\x32\x19.lepton.scheduler.v1.Node\x12\x10\n\x08revision\x18\x03 \x01(\x03\"F\n\x05\x45vent\x12\x15\n\x11\x45VENT_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43HANGED\x10\x01\x12\x0b\n\x07\x44\x45LETED\x10\x02\x12\x0c\n\x08\x42OOKMARK\x10\x03\"\xd0\x01\n\x15\x43reateWorkloadRequest\x12\x1c\n\x06parent\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x41\n\x0bworkload_id\x18\x02 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x35\n\x08workload\x18\x03 \x01(\x0b\x32\x1d.lepton.scheduler.v1.WorkloadB\x04\xe2\x41\x01\x02\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"0\n\x12GetWorkloadRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\"n\n\x14ListWorkloadsRequest\x12\x1c\n\x06parent\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"b\n\x15ListWorkloadsResponse\x12\x30\n\tworkloads\x18\x01 \x03(\x0b\x32\x1d.lepton.scheduler.v1.Workload\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"P\n\x15WatchWorkloadsRequest\x12\x1c\n\x06parent\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x19\n\x08revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xe5\x01\n\x16WatchWorkloadsResponse\x12@\n\x05\x65vent\x18\x01 \x01(\x0e\x32\x31.lepton.scheduler.v1.WatchWorkloadsResponse.Event\x12/\n\x08workload\x18\x02 \x01(\x0b\x32\x1d.lepton.scheduler.v1.Workload\x12\x10\n\x08revision\x18\x03 \x01(\x03\"F\n\x05\x45vent\x12\x15\n\x11\x45VENT_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43HANGED\x10\x01\x12\x0b\n\x07\x44\x45LETED\x10\x02\x12\x0c\n\x08\x42OOKMARK\x10\x03\"\x7f\n\x15UpdateWorkloadRequest\x12\x35\n\x08workload\x18\x01 \x01(\x0b\x32\x1d.lepton.scheduler.v1.WorkloadB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"P\n\x15\x43\x61ncelWorkloadRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x1b\n\x07grace_s\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90\x1c(\x00\"A\n\x15\x44\x65leteWorkloadRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t2\xdb\r\n\x10SchedulerService\x12\x63\n\nCreatePool\x12&.lepton.scheduler.v1.CreatePoolRequest\x1a\x19.lepton.scheduler.v1.Pool\"\x12\xa2\xbb\x18\x0e\n\x0cpools.create\x12T\n\x07GetPool\x12#.lepton.scheduler.v1.GetPoolRequest\x1a\x19.lepton.scheduler.v1.Pool\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12\x65\n\tListPools\x12%.lepton.scheduler.v1.ListPoolsRequest\x1a&.lepton.scheduler.v1.ListPoolsResponse\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12\x63\n\nDeletePool\x12&.lepton.scheduler.v1.DeletePoolRequest\x1a\x16.google.protobuf.Empty\"\x15\x90\x02\x02\xa2\xbb\x18\x0e\n\x0cpools.delete\x12T\n\x07GetNode\x12#.lepton.scheduler.v1.GetNodeRequest\x1a\x19.lepton.scheduler.v1.Node\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12\x65\n\tListNodes\x12%.lepton.scheduler.v1.ListNodesRequest\x1a&.lepton.scheduler.v1.ListNodesResponse\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12j\n\nWatchNodes\x12&.lepton.scheduler.v1.WatchNodesRequest\x1a\'.lepton.scheduler.v1.WatchNodesResponse\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x30\x01\x12\x8f\x01\n\x0e\x43reateWorkload\x12*.lepton.scheduler.v1.CreateWorkloadRequest\x1a\x1d.lepton.scheduler.v1.Workload\"2\xa2\xbb\x18.\n\x10workloads.create\x12\x06parent\"\x07trainer\"\tinference\x12\x87\x01\n\x0bGetWorkload\x12\'.lepton.scheduler.v1.GetWorkloadRequest\x1a\x1d.lepton.scheduler.v1.Workload\"0\x90\x02\x01\xa2\xbb\x18)\n\rworkloads.get\x12\x04name\"\x07trainer\"\tinference\x12\x9b\x01\n\rListWorkloads\x12).lepton.scheduler.v1.ListWorkloadsRequest\x1a*.lepton.scheduler.v1.ListWorkloadsResponse\"3\x90\x02\x01\xa2\xbb\x18,\n\x0eworkloads.list\x12\x06parent\"\x07trainer\"\tinference\x12\xa1\x01\n\x0eWatchWorkloads\x12*.lepton.scheduler.v1.WatchWorkloadsRequest\x1a+.lepton.scheduler.v1.WatchWorkloadsResponse\"4\x90\x02\x01\xa2\xbb\x18-\n\x0fworkloads.watch\x12\x06parent\"\x07trainer\"\tinference0\x01\x12\x99\x01\n\x0eUpdateWorkload\x12*.lepton.scheduler.v1.UpdateWorkloadRequest\x1a\x1d.lepton.scheduler.v1.Workload\"<\x90\x02\x02\xa2\xbb\x18\x35\n\x10workloads.update\x12\rworkload.name\"\x07trainer\"\tinference\x12\x90\x01\n\x0e\x43\x61ncelWorkload\x12*.lepton.scheduler.v1.CancelWorkloadRequest\x1a\x1d.lepton.scheduler.v1.Workload\"3\x90\x02\x02\xa2\xbb\x18,\n\x10workloads.cancel\x12\x04name\"\x07trainer\"\tinference\x12\x89\x01\n\x0e\x44\x65leteWorkload\x12*.lepton.scheduler.v1.DeleteWorkloadRequest\x1a\x16.google.protobuf.Empty\"3\x90\x02\x02\xa2\xbb\x18,\n\x10workloads.delete\x12\x04name\"\x07trainer\"\tinferenceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lepton/scheduler/v1/scheduler_service.proto\x12\x13lepton.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dlepton/policy/v1/policy.proto\x1a\x1elepton/scheduler/v1/node.proto\x1a\x1elepton/scheduler/v1/pool.proto\x1a\"lepton/scheduler/v1/workload.proto\"\x9c\x01\n\x11\x43reatePoolRequest\x12=\n\x07pool_id\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\'\n\x04pool\x18\x02 \x01(\x0b\x32\x19.lepton.scheduler.v1.Pool\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\",\n\x0eGetPoolRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\"L\n\x10ListPoolsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"V\n\x11ListPoolsResponse\x12(\n\x05pools\x18\x01 \x03(\x0b\x32\x19.lepton.scheduler.v1.Pool\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"s\n\x11UpdatePoolRequest\x12-\n\x04pool\x18\x01 \x01(\x0b\x32\x19.lepton.scheduler.v1.PoolB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"s\n\x11UpdateNodeRequest\x12-\n\x04node\x18\x01 \x01(\x0b\x32\x19.lepton.scheduler.v1.NodeB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"=\n\x11\x44\x65letePoolRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\",\n\x0eGetNodeRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\"j\n\x10ListNodesRequest\x12\x1c\n\x06parent\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"V\n\x11ListNodesResponse\x12(\n\x05nodes\x18\x01 \x03(\x0b\x32\x19.lepton.scheduler.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x11WatchNodesRequest\x12\x1c\n\x06parent\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x19\n\x08revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xd5\x01\n\x12WatchNodesResponse\x12<\n\x05\x65vent\x18\x01 \x01(\x0e\x32-.lepton.scheduler.v1.WatchNodesResponse.Event\x12\'\n\x04node\x18\x02 \x01(\x0b\x32\x19.lepton.scheduler.v1.Node\x12\x10\n\x08revision\x18\x03 \x01(\x03\"F\n\x05\x45vent\x12\x15\n\x11\x45VENT_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43HANGED\x10\x01\x12\x0b\n\x07\x44\x45LETED\x10\x02\x12\x0c\n\x08\x42OOKMARK\x10\x03\"\xd0\x01\n\x15\x43reateWorkloadRequest\x12\x1c\n\x06parent\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x41\n\x0bworkload_id\x18\x02 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x35\n\x08workload\x18\x03 \x01(\x0b\x32\x1d.lepton.scheduler.v1.WorkloadB\x04\xe2\x41\x01\x02\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x8f\x01\n\x1b\x42\x61tchCreateWorkloadsRequest\x12\x1c\n\x06parent\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12R\n\x08requests\x18\x02 \x03(\x0b\x32*.lepton.scheduler.v1.CreateWorkloadRequestB\x14\xe2\x41\x01\x02\xbaH\r\x92\x01\n\x08\x01\x10\x88\'\"\x03\xd8\x01\x03\"\xad\x01\n\x1c\x42\x61tchCreateWorkloadsResponse\x12I\n\x07results\x18\x01 \x03(\x0b\x32\x38.lepton.scheduler.v1.BatchCreateWorkloadsResponse.Result\x1a\x42\n\x06Result\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x05\x12\x0f\n\x07message\x18\x04 \x01(\t\"0\n\x12GetWorkloadRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\"n\n\x14ListWorkloadsRequest\x12\x1c\n\x06parent\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"b\n\x15ListWorkloadsResponse\x12\x30\n\tworkloads\x18\x01 \x03(\x0b\x32\x1d.lepton.scheduler.v1.Workload\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"P\n\x15WatchWorkloadsRequest\x12\x1c\n\x06parent\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x19\n\x08revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xe5\x01\n\x16WatchWorkloadsResponse\x12@\n\x05\x65vent\x18\x01 \x01(\x0e\x32\x31.lepton.scheduler.v1.WatchWorkloadsResponse.Event\x12/\n\x08workload\x18\x02 \x01(\x0b\x32\x1d.lepton.scheduler.v1.Workload\x12\x10\n\x08revision\x18\x03 \x01(\x03\"F\n\x05\x45vent\x12\x15\n\x11\x45VENT_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43HANGED\x10\x01\x12\x0b\n\x07\x44\x45LETED\x10\x02\x12\x0c\n\x08\x42OOKMARK\x10\x03\"\x7f\n\x15UpdateWorkloadRequest\x12\x35\n\x08workload\x18\x01 \x01(\x0b\x32\x1d.lepton.scheduler.v1.WorkloadB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"P\n\x15\x43\x61ncelWorkloadRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x1b\n\x07grace_s\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90\x1c(\x00\"\xb5\x01\n\x18SetAdmissionCheckRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x1a\n\x05\x63heck\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x02\xbaH\x04r\x02\x18?\x12\x46\n\x05state\x18\x03 \x01(\x0e\x32).lepton.scheduler.v1.AdmissionCheck.StateB\x0c\xe2\x41\x01\x02\xbaH\x05\x82\x01\x02\x10\x01\x12\x19\n\x07message\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"\xb6\x01\n\x1dReportWorkloadProgressRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x1b\n\ngeneration\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x33\n\x0f\x63heckpoint_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\rsamples_per_s\x18\x04 \x01(\x01\x42\x10\xbaH\r\x12\x0b)\x00\x00\x00\x00\x00\x00\x00\x00@\x01\"A\n\x15\x44\x65leteWorkloadRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t2\xf9\x12\n\x10SchedulerService\x12\x63\n\nCreatePool\x12&.lepton.scheduler.v1.CreatePoolRequest\x1a\x19.lepton.scheduler.v1.Pool\"\x12\xa2\xbb\x18\x0e\n\x0cpools.create\x12T\n\x07GetPool\x12#.lepton.scheduler.v1.GetPoolRequest\x1a\x19.lepton.scheduler.v1.Pool\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12\x65\n\tListPools\x12%.lepton.scheduler.v1.ListPoolsRequest\x1a&.lepton.scheduler.v1.ListPoolsResponse\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12\x66\n\nUpdatePool\x12&.lepton.scheduler.v1.UpdatePoolRequest\x1a\x19.lepton.scheduler.v1.Pool\"\x15\x90\x02\x02\xa2\xbb\x18\x0e\n\x0cpools.update\x12\x63\n\nDeletePool\x12&.lepton.scheduler.v1.DeletePoolRequest\x1a\x16.google.protobuf.Empty\"\x15\x90\x02\x02\xa2\xbb\x18\x0e\n\x0cpools.delete\x12T\n\x07GetNode\x12#.lepton.scheduler.v1.GetNodeRequest\x1a\x19.lepton.scheduler.v1.Node\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12\x65\n\tListNodes\x12%.lepton.scheduler.v1.ListNodesRequest\x1a&.lepton.scheduler.v1.ListNodesResponse\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12j\n\nWatchNodes\x12&.lepton.scheduler.v1.WatchNodesRequest\x1a\'.lepton.scheduler.v1.WatchNodesResponse\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x30\x01\x12\x66\n\nUpdateNode\x12&.lepton.scheduler.v1.UpdateNodeRequest\x1a\x19.lepton.scheduler.v1.Node\"\x15\x90\x02\x02\xa2\xbb\x18\x0e\n\x0cnodes.update\x12\x8f\x01\n\x0e\x43reateWorkload\x12*.lepton.scheduler.v1.CreateWorkloadRequest\x1a\x1d.lepton.scheduler.v1.Workload\"2\xa2\xbb\x18.\n\x10workloads.create\x12\x06parent\"\x07trainer\"\tinference\x12\xaf\x01\n\x14\x42\x61tchCreateWorkloads\x12\x30.lepton.scheduler.v1.BatchCreateWorkloadsRequest\x1a\x31.lepton.scheduler.v1.BatchCreateWorkloadsResponse\"2\xa2\xbb\x18.\n\x10workloads.create\x12\x06parent\"\x07trainer\"\tinference\x12\x87\x01\n\x0bGetWorkload\x12\'.lepton.scheduler.v1.GetWorkloadRequest\x1a\x1d.lepton.scheduler.v1.Workload\"0\x90\x02\x01\xa2\xbb\x18)\n\rworkloads.get\x12\x04name\"\x07trainer\"\tinference\x12\x9b\x01\n\rListWorkloads\x12).lepton.scheduler.v1.ListWorkloadsRequest\x1a*.lepton.scheduler.v1.ListWorkloadsResponse\"3\x90\x02\x01\xa2\xbb\x18,\n\x0eworkloads.list\x12\x06parent\"\x07trainer\"\tinference\x12\xa1\x01\n\x0eWatchWorkloads\x12*.lepton.scheduler.v1.WatchWorkloadsRequest\x1a+.lepton.scheduler.v1.WatchWorkloadsResponse\"4\x90\x02\x01\xa2\xbb\x18-\n\x0fworkloads.watch\x12\x06parent\"\x07trainer\"\tinference0\x01\x12\x99\x01\n\x0eUpdateWorkload\x12*.lepton.scheduler.v1.UpdateWorkloadRequest\x1a\x1d.lepton.scheduler.v1.Workload\"<\x90\x02\x02\xa2\xbb\x18\x35\n\x10workloads.update\x12\rworkload.name\"\x07trainer\"\tinference\x12\x90\x01\n\x0e\x43\x61ncelWorkload\x12*.lepton.scheduler.v1.CancelWorkloadRequest\x1a\x1d.lepton.scheduler.v1.Workload\"3\x90\x02\x02\xa2\xbb\x18,\n\x10workloads.cancel\x12\x04name\"\x07trainer\"\tinference\x12\x95\x01\n\x11SetAdmissionCheck\x12-.lepton.scheduler.v1.SetAdmissionCheckRequest\x1a\x1d.lepton.scheduler.v1.Workload\"2\x90\x02\x02\xa2\xbb\x18+\n\x0fworkloads.admit\x12\x04name\"\x07trainer\"\tinference\x12\x81\x01\n\x16ReportWorkloadProgress\x12\x32.lepton.scheduler.v1.ReportWorkloadProgressRequest\x1a\x16.google.protobuf.Empty\"\x1b\x90\x02\x02\xa2\xbb\x18\x14\"\x07trainer\"\tinference\x12\x89\x01\n\x0e\x44\x65leteWorkload\x12*.lepton.scheduler.v1.DeleteWorkloadRequest\x1a\x16.google.protobuf.Empty\"3\x90\x02\x02\xa2\xbb\x18,\n\x10workloads.delete\x12\x04name\"\x07trainer\"\tinferenceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,6 +50,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPOOLSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTPOOLSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTPOOLSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_UPDATEPOOLREQUEST'].fields_by_name['pool']._loaded_options = None
+  _globals['_UPDATEPOOLREQUEST'].fields_by_name['pool']._serialized_options = b'\342A\001\002'
+  _globals['_UPDATENODEREQUEST'].fields_by_name['node']._loaded_options = None
+  _globals['_UPDATENODEREQUEST'].fields_by_name['node']._serialized_options = b'\342A\001\002'
   _globals['_DELETEPOOLREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_DELETEPOOLREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H\005r\003\030\200\004'
   _globals['_GETNODEREQUEST'].fields_by_name['name']._loaded_options = None
@@ -71,6 +76,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEWORKLOADREQUEST'].fields_by_name['workload']._serialized_options = b'\342A\001\002'
   _globals['_CREATEWORKLOADREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CREATEWORKLOADREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_BATCHCREATEWORKLOADSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_BATCHCREATEWORKLOADSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\272H\005r\003\030\200\004'
+  _globals['_BATCHCREATEWORKLOADSREQUEST'].fields_by_name['requests']._loaded_options = None
+  _globals['_BATCHCREATEWORKLOADSREQUEST'].fields_by_name['requests']._serialized_options = b'\342A\001\002\272H\r\222\001\n\010\001\020\210\'\"\003\330\001\003'
   _globals['_GETWORKLOADREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETWORKLOADREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H\005r\003\030\200\004'
   _globals['_LISTWORKLOADSREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -89,6 +98,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELWORKLOADREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H\005r\003\030\200\004'
   _globals['_CANCELWORKLOADREQUEST'].fields_by_name['grace_s']._loaded_options = None
   _globals['_CANCELWORKLOADREQUEST'].fields_by_name['grace_s']._serialized_options = b'\272H\007\032\005\030\220\034(\000'
+  _globals['_SETADMISSIONCHECKREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_SETADMISSIONCHECKREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H\005r\003\030\200\004'
+  _globals['_SETADMISSIONCHECKREQUEST'].fields_by_name['check']._loaded_options = None
+  _globals['_SETADMISSIONCHECKREQUEST'].fields_by_name['check']._serialized_options = b'\342A\001\002\272H\004r\002\030?'
+  _globals['_SETADMISSIONCHECKREQUEST'].fields_by_name['state']._loaded_options = None
+  _globals['_SETADMISSIONCHECKREQUEST'].fields_by_name['state']._serialized_options = b'\342A\001\002\272H\005\202\001\002\020\001'
+  _globals['_SETADMISSIONCHECKREQUEST'].fields_by_name['message']._loaded_options = None
+  _globals['_SETADMISSIONCHECKREQUEST'].fields_by_name['message']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_REPORTWORKLOADPROGRESSREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_REPORTWORKLOADPROGRESSREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H\005r\003\030\200\004'
+  _globals['_REPORTWORKLOADPROGRESSREQUEST'].fields_by_name['generation']._loaded_options = None
+  _globals['_REPORTWORKLOADPROGRESSREQUEST'].fields_by_name['generation']._serialized_options = b'\272H\004\"\002(\001'
+  _globals['_REPORTWORKLOADPROGRESSREQUEST'].fields_by_name['samples_per_s']._loaded_options = None
+  _globals['_REPORTWORKLOADPROGRESSREQUEST'].fields_by_name['samples_per_s']._serialized_options = b'\272H\r\022\013)\000\000\000\000\000\000\000\000@\001'
   _globals['_DELETEWORKLOADREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_DELETEWORKLOADREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H\005r\003\030\200\004'
   _globals['_SCHEDULERSERVICE'].methods_by_name['CreatePool']._loaded_options = None
@@ -97,6 +120,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCHEDULERSERVICE'].methods_by_name['GetPool']._serialized_options = b'\220\002\001\242\273\030\002(\001'
   _globals['_SCHEDULERSERVICE'].methods_by_name['ListPools']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['ListPools']._serialized_options = b'\220\002\001\242\273\030\002(\001'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['UpdatePool']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['UpdatePool']._serialized_options = b'\220\002\002\242\273\030\016\n\014pools.update'
   _globals['_SCHEDULERSERVICE'].methods_by_name['DeletePool']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['DeletePool']._serialized_options = b'\220\002\002\242\273\030\016\n\014pools.delete'
   _globals['_SCHEDULERSERVICE'].methods_by_name['GetNode']._loaded_options = None
@@ -105,8 +130,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCHEDULERSERVICE'].methods_by_name['ListNodes']._serialized_options = b'\220\002\001\242\273\030\002(\001'
   _globals['_SCHEDULERSERVICE'].methods_by_name['WatchNodes']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['WatchNodes']._serialized_options = b'\220\002\001\242\273\030\002(\001'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['UpdateNode']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['UpdateNode']._serialized_options = b'\220\002\002\242\273\030\016\n\014nodes.update'
   _globals['_SCHEDULERSERVICE'].methods_by_name['CreateWorkload']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['CreateWorkload']._serialized_options = b'\242\273\030.\n\020workloads.create\022\006parent\"\007trainer\"\tinference'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['BatchCreateWorkloads']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['BatchCreateWorkloads']._serialized_options = b'\242\273\030.\n\020workloads.create\022\006parent\"\007trainer\"\tinference'
   _globals['_SCHEDULERSERVICE'].methods_by_name['GetWorkload']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['GetWorkload']._serialized_options = b'\220\002\001\242\273\030)\n\rworkloads.get\022\004name\"\007trainer\"\tinference'
   _globals['_SCHEDULERSERVICE'].methods_by_name['ListWorkloads']._loaded_options = None
@@ -117,50 +146,68 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCHEDULERSERVICE'].methods_by_name['UpdateWorkload']._serialized_options = b'\220\002\002\242\273\0305\n\020workloads.update\022\rworkload.name\"\007trainer\"\tinference'
   _globals['_SCHEDULERSERVICE'].methods_by_name['CancelWorkload']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['CancelWorkload']._serialized_options = b'\220\002\002\242\273\030,\n\020workloads.cancel\022\004name\"\007trainer\"\tinference'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['SetAdmissionCheck']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['SetAdmissionCheck']._serialized_options = b'\220\002\002\242\273\030+\n\017workloads.admit\022\004name\"\007trainer\"\tinference'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['ReportWorkloadProgress']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['ReportWorkloadProgress']._serialized_options = b'\220\002\002\242\273\030\024\"\007trainer\"\tinference'
   _globals['_SCHEDULERSERVICE'].methods_by_name['DeleteWorkload']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['DeleteWorkload']._serialized_options = b'\220\002\002\242\273\030,\n\020workloads.delete\022\004name\"\007trainer\"\tinference'
-  _globals['_CREATEPOOLREQUEST']._serialized_start=325
-  _globals['_CREATEPOOLREQUEST']._serialized_end=481
-  _globals['_GETPOOLREQUEST']._serialized_start=483
-  _globals['_GETPOOLREQUEST']._serialized_end=527
-  _globals['_LISTPOOLSREQUEST']._serialized_start=529
-  _globals['_LISTPOOLSREQUEST']._serialized_end=605
-  _globals['_LISTPOOLSRESPONSE']._serialized_start=607
-  _globals['_LISTPOOLSRESPONSE']._serialized_end=693
-  _globals['_DELETEPOOLREQUEST']._serialized_start=695
-  _globals['_DELETEPOOLREQUEST']._serialized_end=756
-  _globals['_GETNODEREQUEST']._serialized_start=758
-  _globals['_GETNODEREQUEST']._serialized_end=802
-  _globals['_LISTNODESREQUEST']._serialized_start=804
-  _globals['_LISTNODESREQUEST']._serialized_end=910
-  _globals['_LISTNODESRESPONSE']._serialized_start=912
-  _globals['_LISTNODESRESPONSE']._serialized_end=998
-  _globals['_WATCHNODESREQUEST']._serialized_start=1000
-  _globals['_WATCHNODESREQUEST']._serialized_end=1076
-  _globals['_WATCHNODESRESPONSE']._serialized_start=1079
-  _globals['_WATCHNODESRESPONSE']._serialized_end=1292
-  _globals['_WATCHNODESRESPONSE_EVENT']._serialized_start=1222
-  _globals['_WATCHNODESRESPONSE_EVENT']._serialized_end=1292
-  _globals['_CREATEWORKLOADREQUEST']._serialized_start=1295
-  _globals['_CREATEWORKLOADREQUEST']._serialized_end=1503
-  _globals['_GETWORKLOADREQUEST']._serialized_start=1505
-  _globals['_GETWORKLOADREQUEST']._serialized_end=1553
-  _globals['_LISTWORKLOADSREQUEST']._serialized_start=1555
-  _globals['_LISTWORKLOADSREQUEST']._serialized_end=1665
-  _globals['_LISTWORKLOADSRESPONSE']._serialized_start=1667
-  _globals['_LISTWORKLOADSRESPONSE']._serialized_end=1765
-  _globals['_WATCHWORKLOADSREQUEST']._serialized_start=1767
-  _globals['_WATCHWORKLOADSREQUEST']._serialized_end=1847
-  _globals['_WATCHWORKLOADSRESPONSE']._serialized_start=1850
-  _globals['_WATCHWORKLOADSRESPONSE']._serialized_end=2079
-  _globals['_WATCHWORKLOADSRESPONSE_EVENT']._serialized_start=1222
-  _globals['_WATCHWORKLOADSRESPONSE_EVENT']._serialized_end=1292
-  _globals['_UPDATEWORKLOADREQUEST']._serialized_start=2081
-  _globals['_UPDATEWORKLOADREQUEST']._serialized_end=2208
-  _globals['_CANCELWORKLOADREQUEST']._serialized_start=2210
-  _globals['_CANCELWORKLOADREQUEST']._serialized_end=2290
-  _globals['_DELETEWORKLOADREQUEST']._serialized_start=2292
-  _globals['_DELETEWORKLOADREQUEST']._serialized_end=2357
-  _globals['_SCHEDULERSERVICE']._serialized_start=2360
-  _globals['_SCHEDULERSERVICE']._serialized_end=4115
+  _globals['_CREATEPOOLREQUEST']._serialized_start=358
+  _globals['_CREATEPOOLREQUEST']._serialized_end=514
+  _globals['_GETPOOLREQUEST']._serialized_start=516
+  _globals['_GETPOOLREQUEST']._serialized_end=560
+  _globals['_LISTPOOLSREQUEST']._serialized_start=562
+  _globals['_LISTPOOLSREQUEST']._serialized_end=638
+  _globals['_LISTPOOLSRESPONSE']._serialized_start=640
+  _globals['_LISTPOOLSRESPONSE']._serialized_end=726
+  _globals['_UPDATEPOOLREQUEST']._serialized_start=728
+  _globals['_UPDATEPOOLREQUEST']._serialized_end=843
+  _globals['_UPDATENODEREQUEST']._serialized_start=845
+  _globals['_UPDATENODEREQUEST']._serialized_end=960
+  _globals['_DELETEPOOLREQUEST']._serialized_start=962
+  _globals['_DELETEPOOLREQUEST']._serialized_end=1023
+  _globals['_GETNODEREQUEST']._serialized_start=1025
+  _globals['_GETNODEREQUEST']._serialized_end=1069
+  _globals['_LISTNODESREQUEST']._serialized_start=1071
+  _globals['_LISTNODESREQUEST']._serialized_end=1177
+  _globals['_LISTNODESRESPONSE']._serialized_start=1179
+  _globals['_LISTNODESRESPONSE']._serialized_end=1265
+  _globals['_WATCHNODESREQUEST']._serialized_start=1267
+  _globals['_WATCHNODESREQUEST']._serialized_end=1343
+  _globals['_WATCHNODESRESPONSE']._serialized_start=1346
+  _globals['_WATCHNODESRESPONSE']._serialized_end=1559
+  _globals['_WATCHNODESRESPONSE_EVENT']._serialized_start=1489
+  _globals['_WATCHNODESRESPONSE_EVENT']._serialized_end=1559
+  _globals['_CREATEWORKLOADREQUEST']._serialized_start=1562
+  _globals['_CREATEWORKLOADREQUEST']._serialized_end=1770
+  _globals['_BATCHCREATEWORKLOADSREQUEST']._serialized_start=1773
+  _globals['_BATCHCREATEWORKLOADSREQUEST']._serialized_end=1916
+  _globals['_BATCHCREATEWORKLOADSRESPONSE']._serialized_start=1919
+  _globals['_BATCHCREATEWORKLOADSRESPONSE']._serialized_end=2092
+  _globals['_BATCHCREATEWORKLOADSRESPONSE_RESULT']._serialized_start=2026
+  _globals['_BATCHCREATEWORKLOADSRESPONSE_RESULT']._serialized_end=2092
+  _globals['_GETWORKLOADREQUEST']._serialized_start=2094
+  _globals['_GETWORKLOADREQUEST']._serialized_end=2142
+  _globals['_LISTWORKLOADSREQUEST']._serialized_start=2144
+  _globals['_LISTWORKLOADSREQUEST']._serialized_end=2254
+  _globals['_LISTWORKLOADSRESPONSE']._serialized_start=2256
+  _globals['_LISTWORKLOADSRESPONSE']._serialized_end=2354
+  _globals['_WATCHWORKLOADSREQUEST']._serialized_start=2356
+  _globals['_WATCHWORKLOADSREQUEST']._serialized_end=2436
+  _globals['_WATCHWORKLOADSRESPONSE']._serialized_start=2439
+  _globals['_WATCHWORKLOADSRESPONSE']._serialized_end=2668
+  _globals['_WATCHWORKLOADSRESPONSE_EVENT']._serialized_start=1489
+  _globals['_WATCHWORKLOADSRESPONSE_EVENT']._serialized_end=1559
+  _globals['_UPDATEWORKLOADREQUEST']._serialized_start=2670
+  _globals['_UPDATEWORKLOADREQUEST']._serialized_end=2797
+  _globals['_CANCELWORKLOADREQUEST']._serialized_start=2799
+  _globals['_CANCELWORKLOADREQUEST']._serialized_end=2879
+  _globals['_SETADMISSIONCHECKREQUEST']._serialized_start=2882
+  _globals['_SETADMISSIONCHECKREQUEST']._serialized_end=3063
+  _globals['_REPORTWORKLOADPROGRESSREQUEST']._serialized_start=3066
+  _globals['_REPORTWORKLOADPROGRESSREQUEST']._serialized_end=3248
+  _globals['_DELETEWORKLOADREQUEST']._serialized_start=3250
+  _globals['_DELETEWORKLOADREQUEST']._serialized_end=3315
+  _globals['_SCHEDULERSERVICE']._serialized_start=3318
+  _globals['_SCHEDULERSERVICE']._serialized_end=5743
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,11 @@ class SchedulerServiceStub:
                 request_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListPoolsRequest.SerializeToString,
                 response_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListPoolsResponse.FromString,
                 _registered_method=True)
+        self.UpdatePool = channel.unary_unary(
+                '/lepton.scheduler.v1.SchedulerService/UpdatePool',
+                request_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdatePoolRequest.SerializeToString,
+                response_deserializer=lepton_dot_scheduler_dot_v1_dot_pool__pb2.Pool.FromString,
+                _registered_method=True)
         self.DeletePool = channel.unary_unary(
                 '/lepton.scheduler.v1.SchedulerService/DeletePool',
                 request_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.DeletePoolRequest.SerializeToString,
@@ -74,10 +79,20 @@ class SchedulerServiceStub:
                 request_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchNodesRequest.SerializeToString,
                 response_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchNodesResponse.FromString,
                 _registered_method=True)
+        self.UpdateNode = channel.unary_unary(
+                '/lepton.scheduler.v1.SchedulerService/UpdateNode',
+                request_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdateNodeRequest.SerializeToString,
+                response_deserializer=lepton_dot_scheduler_dot_v1_dot_node__pb2.Node.FromString,
+                _registered_method=True)
         self.CreateWorkload = channel.unary_unary(
                 '/lepton.scheduler.v1.SchedulerService/CreateWorkload',
                 request_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CreateWorkloadRequest.SerializeToString,
                 response_deserializer=lepton_dot_scheduler_dot_v1_dot_workload__pb2.Workload.FromString,
+                _registered_method=True)
+        self.BatchCreateWorkloads = channel.unary_unary(
+                '/lepton.scheduler.v1.SchedulerService/BatchCreateWorkloads',
+                request_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateWorkloadsRequest.SerializeToString,
+                response_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateWorkloadsResponse.FromString,
                 _registered_method=True)
         self.GetWorkload = channel.unary_unary(
                 '/lepton.scheduler.v1.SchedulerService/GetWorkload',
@@ -103,6 +118,16 @@ class SchedulerServiceStub:
                 '/lepton.scheduler.v1.SchedulerService/CancelWorkload',
                 request_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CancelWorkloadRequest.SerializeToString,
                 response_deserializer=lepton_dot_scheduler_dot_v1_dot_workload__pb2.Workload.FromString,
+                _registered_method=True)
+        self.SetAdmissionCheck = channel.unary_unary(
+                '/lepton.scheduler.v1.SchedulerService/SetAdmissionCheck',
+                request_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.SetAdmissionCheckRequest.SerializeToString,
+                response_deserializer=lepton_dot_scheduler_dot_v1_dot_workload__pb2.Workload.FromString,
+                _registered_method=True)
+        self.ReportWorkloadProgress = channel.unary_unary(
+                '/lepton.scheduler.v1.SchedulerService/ReportWorkloadProgress',
+                request_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReportWorkloadProgressRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
         self.DeleteWorkload = channel.unary_unary(
                 '/lepton.scheduler.v1.SchedulerService/DeleteWorkload',
@@ -136,6 +161,13 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdatePool(self, request, context):
+        """Changes a pool's class, labels, display name or membership rule.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeletePool(self, request, context):
         """Deletes a pool that has no nodes any more.
         """
@@ -164,8 +196,24 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateNode(self, request, context):
+        """Cordons or uncordons a node (`state`), and sets the labels and taints that it has beside those its agent declares. They
+        stay when the agent connects afresh.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateWorkload(self, request, context):
         """Creates a workload. Errors: ALREADY_EXISTS, INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCreateWorkloads(self, request, context):
+        """Creates many workloads of one project in as few transactions as can be. Each stands alone: the answer says of each whether it
+        was created.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -207,6 +255,21 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetAdmissionCheck(self, request, context):
+        """Says what one admission check thinks of a workload. Errors: NOT_FOUND when the workload has no such check.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportWorkloadProgress(self, request, context):
+        """Tells how a workload gets on: its newest committed checkpoint and its measured throughput. Decides what stopping it would cost
+        and what growing it would gain.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteWorkload(self, request, context):
         """Deletes a workload that has ended.
         """
@@ -232,6 +295,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     request_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListPoolsRequest.FromString,
                     response_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListPoolsResponse.SerializeToString,
             ),
+            'UpdatePool': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePool,
+                    request_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdatePoolRequest.FromString,
+                    response_serializer=lepton_dot_scheduler_dot_v1_dot_pool__pb2.Pool.SerializeToString,
+            ),
             'DeletePool': grpc.unary_unary_rpc_method_handler(
                     servicer.DeletePool,
                     request_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.DeletePoolRequest.FromString,
@@ -252,10 +320,20 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     request_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchNodesRequest.FromString,
                     response_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchNodesResponse.SerializeToString,
             ),
+            'UpdateNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateNode,
+                    request_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdateNodeRequest.FromString,
+                    response_serializer=lepton_dot_scheduler_dot_v1_dot_node__pb2.Node.SerializeToString,
+            ),
             'CreateWorkload': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateWorkload,
                     request_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CreateWorkloadRequest.FromString,
                     response_serializer=lepton_dot_scheduler_dot_v1_dot_workload__pb2.Workload.SerializeToString,
+            ),
+            'BatchCreateWorkloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCreateWorkloads,
+                    request_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateWorkloadsRequest.FromString,
+                    response_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateWorkloadsResponse.SerializeToString,
             ),
             'GetWorkload': grpc.unary_unary_rpc_method_handler(
                     servicer.GetWorkload,
@@ -281,6 +359,16 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.CancelWorkload,
                     request_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CancelWorkloadRequest.FromString,
                     response_serializer=lepton_dot_scheduler_dot_v1_dot_workload__pb2.Workload.SerializeToString,
+            ),
+            'SetAdmissionCheck': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAdmissionCheck,
+                    request_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.SetAdmissionCheckRequest.FromString,
+                    response_serializer=lepton_dot_scheduler_dot_v1_dot_workload__pb2.Workload.SerializeToString,
+            ),
+            'ReportWorkloadProgress': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportWorkloadProgress,
+                    request_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReportWorkloadProgressRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
             'DeleteWorkload': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteWorkload,
@@ -370,6 +458,33 @@ class SchedulerService:
             '/lepton.scheduler.v1.SchedulerService/ListPools',
             lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListPoolsRequest.SerializeToString,
             lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListPoolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.scheduler.v1.SchedulerService/UpdatePool',
+            lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdatePoolRequest.SerializeToString,
+            lepton_dot_scheduler_dot_v1_dot_pool__pb2.Pool.FromString,
             options,
             channel_credentials,
             insecure,
@@ -489,6 +604,33 @@ class SchedulerService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.scheduler.v1.SchedulerService/UpdateNode',
+            lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdateNodeRequest.SerializeToString,
+            lepton_dot_scheduler_dot_v1_dot_node__pb2.Node.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateWorkload(request,
             target,
             options=(),
@@ -505,6 +647,33 @@ class SchedulerService:
             '/lepton.scheduler.v1.SchedulerService/CreateWorkload',
             lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CreateWorkloadRequest.SerializeToString,
             lepton_dot_scheduler_dot_v1_dot_workload__pb2.Workload.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCreateWorkloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.scheduler.v1.SchedulerService/BatchCreateWorkloads',
+            lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateWorkloadsRequest.SerializeToString,
+            lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateWorkloadsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -640,6 +809,60 @@ class SchedulerService:
             '/lepton.scheduler.v1.SchedulerService/CancelWorkload',
             lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CancelWorkloadRequest.SerializeToString,
             lepton_dot_scheduler_dot_v1_dot_workload__pb2.Workload.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAdmissionCheck(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.scheduler.v1.SchedulerService/SetAdmissionCheck',
+            lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.SetAdmissionCheckRequest.SerializeToString,
+            lepton_dot_scheduler_dot_v1_dot_workload__pb2.Workload.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportWorkloadProgress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.scheduler.v1.SchedulerService/ReportWorkloadProgress',
+            lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReportWorkloadProgressRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,8 @@ class SchedulerServiceStub:
     """Reads a pool."""
     ListPools: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListPoolsRequest, _scheduler_service_pb2.ListPoolsResponse]
     """Lists pools."""
+    UpdatePool: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.UpdatePoolRequest, _pool_pb2.Pool]
+    """Changes a pool's class, labels, display name or membership rule."""
     DeletePool: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeletePoolRequest, _empty_pb2.Empty]
     """Deletes a pool that has no nodes any more."""
     GetNode: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetNodeRequest, _node_pb2.Node]
@@ -51,8 +53,16 @@ class SchedulerServiceStub:
     """Lists the nodes of a pool (`pools/-`: of all pools)."""
     WatchNodes: _grpc.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchNodesRequest, _scheduler_service_pb2.WatchNodesResponse]
     """Streams the nodes of a pool (`pools/-`: of all pools) as they are, then every change."""
+    UpdateNode: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.UpdateNodeRequest, _node_pb2.Node]
+    """Cordons or uncordons a node (`state`), and sets the labels and taints that it has beside those its agent declares. They
+    stay when the agent connects afresh.
+    """
     CreateWorkload: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.CreateWorkloadRequest, _workload_pb2.Workload]
     """Creates a workload. Errors: ALREADY_EXISTS, INVALID_ARGUMENT."""
+    BatchCreateWorkloads: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.BatchCreateWorkloadsRequest, _scheduler_service_pb2.BatchCreateWorkloadsResponse]
+    """Creates many workloads of one project in as few transactions as can be. Each stands alone: the answer says of each whether it
+    was created.
+    """
     GetWorkload: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetWorkloadRequest, _workload_pb2.Workload]
     """Reads a workload."""
     ListWorkloads: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListWorkloadsRequest, _scheduler_service_pb2.ListWorkloadsResponse]
@@ -65,6 +75,12 @@ class SchedulerServiceStub:
     """Changes the group counts or the programs of a serving workload; slices that need not change stay."""
     CancelWorkload: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.CancelWorkloadRequest, _workload_pb2.Workload]
     """Stops a workload: its slices get `grace` to end, then it is CANCELLED."""
+    SetAdmissionCheck: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.SetAdmissionCheckRequest, _workload_pb2.Workload]
+    """Says what one admission check thinks of a workload. Errors: NOT_FOUND when the workload has no such check."""
+    ReportWorkloadProgress: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.ReportWorkloadProgressRequest, _empty_pb2.Empty]
+    """Tells how a workload gets on: its newest committed checkpoint and its measured throughput. Decides what stopping it would cost
+    and what growing it would gain.
+    """
     DeleteWorkload: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeleteWorkloadRequest, _empty_pb2.Empty]
     """Deletes a workload that has ended."""
 
@@ -79,6 +95,8 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """Reads a pool."""
     ListPools: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListPoolsRequest, _scheduler_service_pb2.ListPoolsResponse]  # type: ignore[assignment]
     """Lists pools."""
+    UpdatePool: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.UpdatePoolRequest, _pool_pb2.Pool]  # type: ignore[assignment]
+    """Changes a pool's class, labels, display name or membership rule."""
     DeletePool: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeletePoolRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a pool that has no nodes any more."""
     GetNode: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetNodeRequest, _node_pb2.Node]  # type: ignore[assignment]
@@ -87,8 +105,16 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """Lists the nodes of a pool (`pools/-`: of all pools)."""
     WatchNodes: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchNodesRequest, _scheduler_service_pb2.WatchNodesResponse]  # type: ignore[assignment]
     """Streams the nodes of a pool (`pools/-`: of all pools) as they are, then every change."""
+    UpdateNode: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.UpdateNodeRequest, _node_pb2.Node]  # type: ignore[assignment]
+    """Cordons or uncordons a node (`state`), and sets the labels and taints that it has beside those its agent declares. They
+    stay when the agent connects afresh.
+    """
     CreateWorkload: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.CreateWorkloadRequest, _workload_pb2.Workload]  # type: ignore[assignment]
     """Creates a workload. Errors: ALREADY_EXISTS, INVALID_ARGUMENT."""
+    BatchCreateWorkloads: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.BatchCreateWorkloadsRequest, _scheduler_service_pb2.BatchCreateWorkloadsResponse]  # type: ignore[assignment]
+    """Creates many workloads of one project in as few transactions as can be. Each stands alone: the answer says of each whether it
+    was created.
+    """
     GetWorkload: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetWorkloadRequest, _workload_pb2.Workload]  # type: ignore[assignment]
     """Reads a workload."""
     ListWorkloads: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListWorkloadsRequest, _scheduler_service_pb2.ListWorkloadsResponse]  # type: ignore[assignment]
@@ -101,6 +127,12 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """Changes the group counts or the programs of a serving workload; slices that need not change stay."""
     CancelWorkload: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.CancelWorkloadRequest, _workload_pb2.Workload]  # type: ignore[assignment]
     """Stops a workload: its slices get `grace` to end, then it is CANCELLED."""
+    SetAdmissionCheck: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.SetAdmissionCheckRequest, _workload_pb2.Workload]  # type: ignore[assignment]
+    """Says what one admission check thinks of a workload. Errors: NOT_FOUND when the workload has no such check."""
+    ReportWorkloadProgress: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ReportWorkloadProgressRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Tells how a workload gets on: its newest committed checkpoint and its measured throughput. Decides what stopping it would cost
+    and what growing it would gain.
+    """
     DeleteWorkload: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeleteWorkloadRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a workload that has ended."""
 
@@ -130,6 +162,14 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_service_pb2.ListPoolsResponse, _abc.Awaitable[_scheduler_service_pb2.ListPoolsResponse]]:
         """Lists pools."""
+
+    @_abc_1.abstractmethod
+    def UpdatePool(
+        self,
+        request: _scheduler_service_pb2.UpdatePoolRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pool_pb2.Pool, _abc.Awaitable[_pool_pb2.Pool]]:
+        """Changes a pool's class, labels, display name or membership rule."""
 
     @_abc_1.abstractmethod
     def DeletePool(
@@ -164,12 +204,32 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams the nodes of a pool (`pools/-`: of all pools) as they are, then every change."""
 
     @_abc_1.abstractmethod
+    def UpdateNode(
+        self,
+        request: _scheduler_service_pb2.UpdateNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.Node, _abc.Awaitable[_node_pb2.Node]]:
+        """Cordons or uncordons a node (`state`), and sets the labels and taints that it has beside those its agent declares. They
+        stay when the agent connects afresh.
+        """
+
+    @_abc_1.abstractmethod
     def CreateWorkload(
         self,
         request: _scheduler_service_pb2.CreateWorkloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workload_pb2.Workload, _abc.Awaitable[_workload_pb2.Workload]]:
         """Creates a workload. Errors: ALREADY_EXISTS, INVALID_ARGUMENT."""
+
+    @_abc_1.abstractmethod
+    def BatchCreateWorkloads(
+        self,
+        request: _scheduler_service_pb2.BatchCreateWorkloadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.BatchCreateWorkloadsResponse, _abc.Awaitable[_scheduler_service_pb2.BatchCreateWorkloadsResponse]]:
+        """Creates many workloads of one project in as few transactions as can be. Each stands alone: the answer says of each whether it
+        was created.
+        """
 
     @_abc_1.abstractmethod
     def GetWorkload(
@@ -212,6 +272,24 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workload_pb2.Workload, _abc.Awaitable[_workload_pb2.Workload]]:
         """Stops a workload: its slices get `grace` to end, then it is CANCELLED."""
+
+    @_abc_1.abstractmethod
+    def SetAdmissionCheck(
+        self,
+        request: _scheduler_service_pb2.SetAdmissionCheckRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workload_pb2.Workload, _abc.Awaitable[_workload_pb2.Workload]]:
+        """Says what one admission check thinks of a workload. Errors: NOT_FOUND when the workload has no such check."""
+
+    @_abc_1.abstractmethod
+    def ReportWorkloadProgress(
+        self,
+        request: _scheduler_service_pb2.ReportWorkloadProgressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Tells how a workload gets on: its newest committed checkpoint and its measured throughput. Decides what stopping it would cost
+        and what growing it would gain.
+        """
 
     @_abc_1.abstractmethod
     def DeleteWorkload(

@@ -118,6 +118,24 @@ class Workload(_message.Message):
         """The place it had was lost; it waits until the lost node cannot be running it any more."""
         BACKING_OFF: Workload._PendingReason.ValueType  # 6
         """It failed and waits before it is tried again."""
+        EXCEEDS_MAX_QUOTA: Workload._PendingReason.ValueType  # 7
+        """It asks for more than its queue could ever get."""
+        WAITING_FOR_QUOTA: Workload._PendingReason.ValueType  # 8
+        """Its queue has no quota left for it now."""
+        TOPOLOGY_PLACEMENT_FAILED: Workload._PendingReason.ValueType  # 9
+        """It would fit, but not within the topology that it requires."""
+        WAITING_FOR_PREEMPTED: Workload._PendingReason.ValueType  # 10
+        """Others are being stopped to make room for it."""
+        ON_HOLD: Workload._PendingReason.ValueType  # 11
+        """It, or its queue, is on hold."""
+        WAITING_FOR_ADMISSION_CHECK: Workload._PendingReason.ValueType  # 12
+        """Its quota is reserved; an admission check is not ready."""
+        BEHIND_RESERVATION: Workload._PendingReason.ValueType  # 13
+        """What is free is reserved for workloads before it, or its queue is strict and it is not the first."""
+        WAITING_FOR_FLOATING_RESOURCE: Workload._PendingReason.ValueType  # 14
+        """A floating resource is used up."""
+        ADMISSION_REJECTED: Workload._PendingReason.ValueType  # 15
+        """An admission check has rejected it."""
 
     class PendingReason(_PendingReason, metaclass=_PendingReasonEnumTypeWrapper):
         """Why a pending workload has no place."""
@@ -136,6 +154,127 @@ class Workload(_message.Message):
     """The place it had was lost; it waits until the lost node cannot be running it any more."""
     BACKING_OFF: Workload.PendingReason.ValueType  # 6
     """It failed and waits before it is tried again."""
+    EXCEEDS_MAX_QUOTA: Workload.PendingReason.ValueType  # 7
+    """It asks for more than its queue could ever get."""
+    WAITING_FOR_QUOTA: Workload.PendingReason.ValueType  # 8
+    """Its queue has no quota left for it now."""
+    TOPOLOGY_PLACEMENT_FAILED: Workload.PendingReason.ValueType  # 9
+    """It would fit, but not within the topology that it requires."""
+    WAITING_FOR_PREEMPTED: Workload.PendingReason.ValueType  # 10
+    """Others are being stopped to make room for it."""
+    ON_HOLD: Workload.PendingReason.ValueType  # 11
+    """It, or its queue, is on hold."""
+    WAITING_FOR_ADMISSION_CHECK: Workload.PendingReason.ValueType  # 12
+    """Its quota is reserved; an admission check is not ready."""
+    BEHIND_RESERVATION: Workload.PendingReason.ValueType  # 13
+    """What is free is reserved for workloads before it, or its queue is strict and it is not the first."""
+    WAITING_FOR_FLOATING_RESOURCE: Workload.PendingReason.ValueType  # 14
+    """A floating resource is used up."""
+    ADMISSION_REJECTED: Workload.PendingReason.ValueType  # 15
+    """An admission check has rejected it."""
+
+    class _Spread:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _SpreadEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Workload._Spread.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SPREAD_UNSPECIFIED: Workload._Spread.ValueType  # 0
+        """Not set: PACK."""
+        PACK: Workload._Spread.ValueType  # 1
+        """On as few nodes as can be."""
+        SPREAD: Workload._Spread.ValueType  # 2
+        """On as many nodes as can be, so that the loss of one costs little."""
+
+    class Spread(_Spread, metaclass=_SpreadEnumTypeWrapper):
+        """Whether its slices are gathered or spread."""
+
+    SPREAD_UNSPECIFIED: Workload.Spread.ValueType  # 0
+    """Not set: PACK."""
+    PACK: Workload.Spread.ValueType  # 1
+    """On as few nodes as can be."""
+    SPREAD: Workload.Spread.ValueType  # 2
+    """On as many nodes as can be, so that the loss of one costs little."""
+
+    @_typing.final
+    class NodeSelectorEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class FloatingResourcesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ThroughputEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class GrantedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     NAME_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
@@ -157,6 +296,22 @@ class Workload(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    EXPECTED_DURATION_S_FIELD_NUMBER: _builtins.int
+    DISABLE_PREEMPTION_FIELD_NUMBER: _builtins.int
+    NODE_SELECTOR_FIELD_NUMBER: _builtins.int
+    TOLERATIONS_FIELD_NUMBER: _builtins.int
+    TOPOLOGY_FIELD_NUMBER: _builtins.int
+    SPREAD_FIELD_NUMBER: _builtins.int
+    FLOATING_RESOURCES_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    ADMISSION_CHECKS_FIELD_NUMBER: _builtins.int
+    QUOTA_RESERVE_TIME_FIELD_NUMBER: _builtins.int
+    PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_TIME_FIELD_NUMBER: _builtins.int
+    THROUGHPUT_FIELD_NUMBER: _builtins.int
+    ASSIGN_TIME_FIELD_NUMBER: _builtins.int
+    GRANTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/workloads/{workload}`."""
     uid: _builtins.str
@@ -183,6 +338,18 @@ class Workload(_message.Message):
     """How often a failure has restarted it."""
     etag: _builtins.str
     """Changes with every write."""
+    queue: _builtins.str
+    """The queue (`queues/{queue}`) it waits in; empty = that of its project, else `queues/default`."""
+    expected_duration_s: _builtins.int
+    """Seconds that it is expected to run, for ordering and for the estimate of starts; 0 = not known."""
+    disable_preemption: _builtins.bool
+    """It is never stopped for another."""
+    spread: Global___Workload.Spread.ValueType
+    """Whether its slices are gathered or spread."""
+    hold: _builtins.bool
+    """It is not admitted while this is set."""
+    preemptions: _builtins.int
+    """How often it was stopped for another."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The pools it may run in (`pools/{pool}`), most preferred first; empty = any. A gang stays within one pool."""
@@ -211,6 +378,46 @@ class Workload(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @_builtins.property
+    def node_selector(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels that its nodes must have."""
+
+    @_builtins.property
+    def tolerations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Toleration]:
+        """The taints that it tolerates."""
+
+    @_builtins.property
+    def topology(self) -> Global___TopologyRequest:
+        """How near to each other its slices must be."""
+
+    @_builtins.property
+    def floating_resources(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """What it holds of floating resources (`floatingResources/{floating_resource}`) while it is admitted."""
+
+    @_builtins.property
+    def admission_checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdmissionCheck]:
+        """The checks that must be READY, beside its quota, before it is admitted."""
+
+    @_builtins.property
+    def quota_reserve_time(self) -> _timestamp_pb2.Timestamp:
+        """When its quota was reserved."""
+
+    @_builtins.property
+    def checkpoint_time(self) -> _timestamp_pb2.Timestamp:
+        """When its newest checkpoint was committed: what it would lose is what came after."""
+
+    @_builtins.property
+    def throughput(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
+        """Its measured throughput, by number of slices, in samples per second."""
+
+    @_builtins.property
+    def assign_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was placed last."""
+
+    @_builtins.property
+    def granted(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many slices of each group it is held to after it gave some up, by group; empty = as many as it wants."""
+
     def __init__(
         self,
         *,
@@ -234,14 +441,166 @@ class Workload(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        queue: _builtins.str = ...,
+        expected_duration_s: _builtins.int = ...,
+        disable_preemption: _builtins.bool = ...,
+        node_selector: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        tolerations: _abc.Iterable[Global___Toleration] | None = ...,
+        topology: Global___TopologyRequest | None = ...,
+        spread: Global___Workload.Spread.ValueType = ...,
+        floating_resources: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        hold: _builtins.bool = ...,
+        admission_checks: _abc.Iterable[Global___AdmissionCheck] | None = ...,
+        quota_reserve_time: _timestamp_pb2.Timestamp | None = ...,
+        preemptions: _builtins.int = ...,
+        checkpoint_time: _timestamp_pb2.Timestamp | None = ...,
+        throughput: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
+        assign_time: _timestamp_pb2.Timestamp | None = ...,
+        granted: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assign_time", b"assign_time", "checkpoint_time", b"checkpoint_time", "create_time", b"create_time", "end_time", b"end_time", "quota_reserve_time", b"quota_reserve_time", "start_time", b"start_time", "topology", b"topology", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "etag", b"etag", "generation", b"generation", "groups", b"groups", "kind", b"kind", "max_restarts", b"max_restarts", "message", b"message", "name", b"name", "owner", b"owner", "pending_reason", b"pending_reason", "pools", b"pools", "priority", b"priority", "restarts", b"restarts", "slices", b"slices", "start_time", b"start_time", "state", b"state", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission_checks", b"admission_checks", "assign_time", b"assign_time", "checkpoint_time", b"checkpoint_time", "create_time", b"create_time", "disable_preemption", b"disable_preemption", "end_time", b"end_time", "etag", b"etag", "expected_duration_s", b"expected_duration_s", "floating_resources", b"floating_resources", "generation", b"generation", "granted", b"granted", "groups", b"groups", "hold", b"hold", "kind", b"kind", "max_restarts", b"max_restarts", "message", b"message", "name", b"name", "node_selector", b"node_selector", "owner", b"owner", "pending_reason", b"pending_reason", "pools", b"pools", "preemptions", b"preemptions", "priority", b"priority", "queue", b"queue", "quota_reserve_time", b"quota_reserve_time", "restarts", b"restarts", "slices", b"slices", "spread", b"spread", "start_time", b"start_time", "state", b"state", "throughput", b"throughput", "tolerations", b"tolerations", "topology", b"topology", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Workload: _TypeAlias = Workload  # noqa: Y015
+
+@_typing.final
+class Toleration(_message.Message):
+    """A taint that a workload tolerates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The taint's key; empty = every taint."""
+    value: _builtins.str
+    """The taint's value; empty = any."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Toleration: _TypeAlias = Toleration  # noqa: Y015
+
+@_typing.final
+class TopologyRequest(_message.Message):
+    """How near to each other the slices of a gang must be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Mode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[TopologyRequest._Mode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MODE_UNSPECIFIED: TopologyRequest._Mode.ValueType  # 0
+        """Not set: REQUIRED."""
+        REQUIRED: TopologyRequest._Mode.ValueType  # 1
+        """Within one domain of the level, or not at all."""
+        PREFERRED: TopologyRequest._Mode.ValueType  # 2
+        """Within one domain of the level if it can be, else of a wider one."""
+
+    class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
+        """Whether the level is a must."""
+
+    MODE_UNSPECIFIED: TopologyRequest.Mode.ValueType  # 0
+    """Not set: REQUIRED."""
+    REQUIRED: TopologyRequest.Mode.ValueType  # 1
+    """Within one domain of the level, or not at all."""
+    PREFERRED: TopologyRequest.Mode.ValueType  # 2
+    """Within one domain of the level if it can be, else of a wider one."""
+
+    LEVEL_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    SLICE_SIZE_FIELD_NUMBER: _builtins.int
+    level: _builtins.str
+    """The node label whose value names the domain, for example `topology.lepton.dev/rack`; `host` = one node."""
+    mode: Global___TopologyRequest.Mode.ValueType
+    """Whether it is a must."""
+    slice_size: _builtins.int
+    """The gang may be cut into parts of so many slices, each within one domain; 0 = all of it together."""
+    def __init__(
+        self,
+        *,
+        level: _builtins.str = ...,
+        mode: Global___TopologyRequest.Mode.ValueType = ...,
+        slice_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "mode", b"mode", "slice_size", b"slice_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopologyRequest: _TypeAlias = TopologyRequest  # noqa: Y015
+
+@_typing.final
+class AdmissionCheck(_message.Message):
+    """Something outside the scheduler that must agree before a workload is admitted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[AdmissionCheck._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: AdmissionCheck._State.ValueType  # 0
+        """Not set: it has not said anything."""
+        READY: AdmissionCheck._State.ValueType  # 1
+        """It agrees."""
+        RETRY: AdmissionCheck._State.ValueType  # 2
+        """Not now: the quota is given back, and asked for again later."""
+        REJECTED: AdmissionCheck._State.ValueType  # 3
+        """Never."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """What it says."""
+
+    STATE_UNSPECIFIED: AdmissionCheck.State.ValueType  # 0
+    """Not set: it has not said anything."""
+    READY: AdmissionCheck.State.ValueType  # 1
+    """It agrees."""
+    RETRY: AdmissionCheck.State.ValueType  # 2
+    """Not now: the quota is given back, and asked for again later."""
+    REJECTED: AdmissionCheck.State.ValueType  # 3
+    """Never."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    state: Global___AdmissionCheck.State.ValueType
+    """What it says."""
+    message: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: Global___AdmissionCheck.State.ValueType = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "name", b"name", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdmissionCheck: _TypeAlias = AdmissionCheck  # noqa: Y015
 
 @_typing.final
 class SliceGroup(_message.Message):

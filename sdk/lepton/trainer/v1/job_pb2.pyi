@@ -109,6 +109,46 @@ class Job(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class FloatingResourcesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class NodeSelectorEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
@@ -138,6 +178,12 @@ class Job(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    EXPECTED_DURATION_S_FIELD_NUMBER: _builtins.int
+    FLOATING_RESOURCES_FIELD_NUMBER: _builtins.int
+    NODE_SELECTOR_FIELD_NUMBER: _builtins.int
+    TOLERATED_TAINTS_FIELD_NUMBER: _builtins.int
+    DISABLE_PREEMPTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/jobs/{job}`."""
     uid: _builtins.str
@@ -168,6 +214,12 @@ class Job(_message.Message):
     """The W3C `traceparent` under which it was created."""
     etag: _builtins.str
     """Changes with every write."""
+    queue: _builtins.str
+    """The scheduler's queue (`queues/{queue}`) it waits in; empty = that of its project, else `queues/default`."""
+    expected_duration_s: _builtins.int
+    """Seconds that it is expected to run, for the order of its queue and for estimates; 0 = not known."""
+    disable_preemption: _builtins.bool
+    """It is never stopped for another."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The user's own key/value pairs."""
@@ -224,6 +276,18 @@ class Job(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @_builtins.property
+    def floating_resources(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """What it holds of floating resources (`floatingResources/{floating_resource}`) while it is admitted."""
+
+    @_builtins.property
+    def node_selector(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels that its nodes must have."""
+
+    @_builtins.property
+    def tolerated_taints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The keys of the taints that it tolerates."""
+
     def __init__(
         self,
         *,
@@ -256,10 +320,16 @@ class Job(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        queue: _builtins.str = ...,
+        expected_duration_s: _builtins.int = ...,
+        floating_resources: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        node_selector: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        tolerated_taints: _abc.Iterable[_builtins.str] | None = ...,
+        disable_preemption: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "checkpoint_policy", b"checkpoint_policy", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "recipe", b"recipe", "source", b"source", "start_time", b"start_time", "update_time", b"update_time", "workers", b"workers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "checkpoint", b"checkpoint", "checkpoint_policy", b"checkpoint_policy", "create_time", b"create_time", "dataset", b"dataset", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "etag", b"etag", "generation", b"generation", "labels", b"labels", "max_restarts", b"max_restarts", "message", b"message", "metrics", b"metrics", "name", b"name", "nodes", b"nodes", "package", b"package", "pools", b"pools", "priority", b"priority", "progress", b"progress", "recipe", b"recipe", "restarts", b"restarts", "source", b"source", "start_time", b"start_time", "state", b"state", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time", "workers", b"workers", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "checkpoint", b"checkpoint", "checkpoint_policy", b"checkpoint_policy", "create_time", b"create_time", "dataset", b"dataset", "disable_preemption", b"disable_preemption", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "etag", b"etag", "expected_duration_s", b"expected_duration_s", "floating_resources", b"floating_resources", "generation", b"generation", "labels", b"labels", "max_restarts", b"max_restarts", "message", b"message", "metrics", b"metrics", "name", b"name", "node_selector", b"node_selector", "nodes", b"nodes", "package", b"package", "pools", b"pools", "priority", b"priority", "progress", b"progress", "queue", b"queue", "recipe", b"recipe", "restarts", b"restarts", "source", b"source", "start_time", b"start_time", "state", b"state", "tolerated_taints", b"tolerated_taints", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time", "workers", b"workers", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["recipe", "bundle"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015

@@ -28,4 +28,4 @@ class Meter:
         loss, correct, samples = totals[:3]
         elapsed = max(time.monotonic() - self.since, 1e-9)
         count = max(samples, 1.0)
-        return {"loss": loss / count, "accuracy": correct / count, "samples_per_second": samples / elapsed}
+        return {"loss": loss / count, "accuracy": correct / count, "samples_per_s": samples / elapsed}

@@ -1,0 +1,287 @@
+"""Letting a workload in: past the gates, within its quota, into a pool; if there is no room, by making some."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from services.scheduler.planner.ask import Ask, Spot, Want
+from services.scheduler.planner.backfill import Backfill
+from services.scheduler.planner.books import Books, ask_of, running
+from services.scheduler.planner.decision import Revocation
+from services.scheduler.planner.evicting import evict, waiting_words
+from services.scheduler.planner.gates import Refusal, floating_gap, held_back, put_off, quota_words, unanswered
+from services.scheduler.planner.need import Need
+from services.scheduler.planner.placing import placement_of
+from services.scheduler.planner.preemption import Claim, Preemption
+from services.scheduler.planner.quota import Fit, QuotaFit, project_of
+from services.scheduler.planner.reasons import allowed_pools, explain, no_pool
+from services.scheduler.planner.use import Use, held_by, least_use, use_of
+from services.scheduler.planner.verdict import GRACE_S, REPLACED, Verdict
+from services.scheduler.snapshot import Assignment, Group, Reason, Reservation, State, Workload
+
+MAX_EVICTIONS: Final = 16  # workloads for which others are stopped, in one cycle
+_HOPELESS: Final = frozenset({Reason.NO_MATCHING_POOL, Reason.EXCEEDS_MAX_QUOTA})
+
+
+class Admission:
+    """Lets workloads in, one after the other; each leaves less for those behind."""
+
+    def __init__(self, books: Books) -> None:
+        self.blocked_pools: set[str] = set()  # where somebody waits for room
+        self.admitted: list[Workload] = []  # those that begin in this cycle
+        self.depends_on_duration = False  # whether the last answer might have been another for one that runs longer
+        self._books = books
+        self._backfill = Backfill(books)
+        self._preemption = Preemption(books)
+        self._evictions = 0
+
+    def admit(self, workload: Workload) -> Refusal | None:
+        """Give a workload its place, or the reason why not."""
+        self.depends_on_duration = False
+        verdict = self._books.verdicts.get(workload.name)
+        if verdict is not None and verdict.need is not None and verdict.need.is_repair:
+            return self._repair(workload, verdict, verdict.need)
+        return self._begin(workload)
+
+    def has_head(self, workload: Workload) -> bool:
+        """Whether in each pool that it may use somebody waits for whom room is kept."""
+        return self._backfill.has_heads(allowed_pools(workload, self._books.snapshot))
+
+    def may_pass(self, workload: Workload, duration_s: float) -> bool:
+        """Whether one that runs for so long would be over before the head of a pool that it may use begins."""
+        return self._backfill.may_pass(allowed_pools(workload, self._books.snapshot), duration_s)
+
+    # A gang that starts from nothing.
+
+    def _begin(self, workload: Workload) -> Refusal | None:
+        books, name = self._books, workload.name
+        refusal = held_back(workload, books)
+        pools = allowed_pools(workload, books.snapshot)
+        if refusal is None and not pools:
+            refusal = no_pool(workload)
+        has_claim = workload.quota_reserved_at is not None or name in books.reserved
+        if refusal is not None:
+            if has_claim:
+                books.verdict(workload).has_quota = False
+                books.quotas.release(name)
+                books.charge_floating(workload, -1)
+            return refusal
+        if not has_claim:
+            return self._enter(workload, pools, None)
+        reservation, mark = books.reserved.get(name), books.quotas.mark()
+        books.quotas.release(name)
+        books.charge_floating(workload, -1)
+        if reservation is not None:
+            books.lift_reservation(name)
+        refusal = self._enter(workload, pools, reservation)
+        if refusal is None:
+            if reservation is not None:
+                books.verdict(workload).drops_reservation = True
+                books.reserved.drop(name)
+        elif refusal[0] in _HOPELESS:
+            books.verdict(workload).has_quota = False  # it would keep from others what it cannot use
+        elif books.verdict(workload).reservation is None:
+            if reservation is not None:
+                books.hold_reservation(name)
+            if books.verdict(workload).has_quota or reservation is not None:
+                books.quotas.undo(mark)
+                books.charge_floating(workload)
+        return refusal
+
+    def _enter(self, workload: Workload, pools: Sequence[str], reservation: Reservation | None) -> Refusal | None:
+        books, name = self._books, workload.name
+        refusal = floating_gap(workload, books)
+        if refusal is not None:
+            return refusal
+        queue, project = books.quotas.queue_of(name), project_of(name)
+        asks = _asks(workload, pools, reservation)
+        fits = [(books.quotas.fit(queue, project, _use(workload, ask)), ask) for ask in asks]
+        if all(fit.kind is Fit.NEVER for fit, _ in fits):
+            return Reason.EXCEEDS_MAX_QUOTA, quota_words(fits[0][0].gaps)
+        fits = sorted((each for each in fits if each[0].kind is not Fit.NEVER), key=lambda each: each[0].kind)
+        open_ = [ask for fit, ask in fits if fit.kind is not Fit.WAIT]
+        if workload.checks:
+            if not any(books.fleet.ever_fits(ask) for ask in asks):
+                books.verdict(workload).has_quota = False
+                return explain(asks, books.snapshot, books.fleet)
+            refusal = self._ask_checks(workload, queue, project, bool(open_))
+            if refusal is not None:
+                return refusal
+        for ask in open_:
+            spots = books.fleet.place(self._affordable(workload, queue, project, ask))
+            if spots is not None:
+                return self._start(workload, queue, project, ask, spots)
+        if reservation is not None:
+            return Reason.WAITING_FOR_PREEMPTED, waiting_words(len(reservation.victims))
+        return self._blocked(workload, queue, project, fits, open_)
+
+    def _affordable(self, workload: Workload, queue: str, project: str, ask: Ask) -> Ask:
+        """The same with no more beyond the least than there is quota for."""
+        counts = {want.group.name: want.least for want in ask.wants}
+        wants: list[Want] = []
+        for want in ask.wants:
+            low, high = want.least, want.most
+            while low < high:
+                middle = (low + high + 1) // 2
+                use = use_of(workload, ask.pool, counts | {want.group.name: middle})
+                if self._books.quotas.fit(queue, project, use).kind <= Fit.BORROW:
+                    low = middle
+                else:
+                    high = middle - 1
+            counts[want.group.name] = low
+            wants.append(want if low == want.most else replace(want, most=low))
+        return ask if wants == [*ask.wants] else replace(ask, wants=tuple(wants))
+
+    def _ask_checks(self, workload: Workload, queue: str, project: str, has_quota: bool) -> Refusal | None:
+        """Two phases: the quota is reserved first, and its checks are READY before it gets a place."""
+        verdict = self._books.verdict(workload)
+        if put_off(workload, verdict):
+            return verdict.reason, verdict.message
+        waits_for = unanswered(workload, verdict)
+        if not waits_for or not has_quota:
+            verdict.resets_checks = verdict.resets_checks and has_quota
+            return None
+        if not verdict.has_quota:
+            verdict.has_quota = True
+            self._books.quotas.charge(queue, project, least_use(workload))
+            self._books.charge_floating(workload)
+        return Reason.WAITING_FOR_ADMISSION_CHECK, f"its quota is reserved; it waits for {waits_for}"
+
+    def _start(self, workload: Workload, queue: str, project: str, ask: Ask, spots: tuple[Spot, ...]) -> Refusal | None:
+        books = self._books
+        verdict = books.verdict(workload)
+        verdict.reason, verdict.message, verdict.need = Reason.NONE, "", None
+        verdict.state, verdict.has_quota = State.ASSIGNED, True
+        verdict.placement = placement_of(workload, ask.pool, spots, books.snapshot)
+        verdict.slices = verdict.placement.slices
+        if workload.name not in books.reserved:
+            verdict.granted = ()
+        books.quotas.charge(queue, project, use_of_spots(workload, ask.pool, spots))
+        books.charge_floating(workload)
+        self.admitted.append(workload)
+        return None
+
+    def _blocked(
+        self,
+        workload: Workload,
+        queue: str,
+        project: str,
+        fits: Sequence[tuple[QuotaFit, Ask]],
+        open_: Sequence[Ask],
+    ) -> Refusal | None:
+        """It does not fit as things are: it passes a head that waits for later, makes room, or waits itself."""
+        for ask in open_:
+            spots = self._backfill.pass_by(workload, self._affordable(workload, queue, project, ask))
+            if spots is not None:
+                return self._start(workload, queue, project, ask, spots)
+        claims = [
+            Claim(workload=workload, queue=queue, project=project, ask=ask, use=_use(workload, ask)) for _, ask in fits
+        ]
+        is_coming = any(self._preemption.is_coming(claim) for claim in claims)
+        if self._evictions < MAX_EVICTIONS and not is_coming:
+            self._preemption.has_victims = False
+            found = [(eviction, claim) for claim in claims if (eviction := self._preemption.find(claim)) is not None]
+            self.depends_on_duration = self._preemption.has_victims
+            if found:
+                self._evictions += 1
+                eviction, claim = min(found, key=lambda each: (each[0].cost, len(each[0].units), each[0].pool))
+                self.blocked_pools.add(eviction.pool)
+                self._books.verdict(workload)
+                return Reason.WAITING_FOR_PREEMPTED, evict(self._books, claim, eviction)
+        for claim in claims:
+            self._books.wake(self._preemption.wake_at(claim))
+        if not open_:
+            return Reason.WAITING_FOR_QUOTA, quota_words(fits[0][0].gaps)
+        self.blocked_pools.update(ask.pool for ask in open_)
+        behind = self._backfill.behind(open_)
+        if behind is not None:
+            return Reason.BEHIND_RESERVATION, behind
+        self._backfill.wait(workload, open_)
+        refusal = explain(open_, self._books.snapshot, self._books.fleet)
+        if refusal[0] is Reason.NO_MATCHING_POOL and len(open_) < len(fits):  # where it could run, its quota is short
+            return Reason.WAITING_FOR_QUOTA, quota_words(next(fit.gaps for fit, _ in fits if fit.kind is Fit.WAIT))
+        return refusal
+
+    # Slices that stand alone, beside those that stay.
+
+    def _repair(self, workload: Workload, verdict: Verdict, need: Need) -> Refusal | None:
+        """Places for what is missing; a new generation if that changes anything."""
+        books, name = self._books, workload.name
+        before = books.snapshot.assignments[name][-1]
+        verdict.need = None
+        refusal: Refusal | None = None
+        spots: tuple[Spot, ...] = ()
+        if need.count:
+            queue, project = books.quotas.queue_of(name), project_of(name)
+            mark = books.quotas.mark()
+            self._forget_lost(before, queue, project)
+            ask = ask_of(workload, before.pool, need.wants, [each.node for each in need.kept])
+            spots, refusal = self._more(workload, queue, project, ask)
+            if not spots:
+                books.quotas.undo(mark)
+        if not spots and not need.has_dropped:
+            return refusal
+        verdict.revoke.append(Revocation(generation=before.generation, reason=REPLACED, grace_s=GRACE_S))
+        if not spots and not need.kept:
+            return refusal  # nothing is left of it: it starts again from nothing once the old slices have stopped
+        verdict.state = State.ASSIGNED
+        verdict.placement = placement_of(workload, before.pool, spots, books.snapshot, need.kept, before)
+        verdict.slices = verdict.placement.slices
+        return refusal
+
+    def _forget_lost(self, before: Assignment, queue: str, project: str) -> None:
+        """Slices of lost nodes use quota no more."""
+        here = {each.index for each in running(before, self._books.snapshot)}
+        lost = tuple(each for each in before.slices if each.index not in here)
+        self._books.quotas.charge(queue, project, held_by([replace(before, slices=lost, kept=frozenset())]), -1)
+
+    def _more(self, workload: Workload, queue: str, project: str, ask: Ask) -> tuple[tuple[Spot, ...], Refusal | None]:
+        books = self._books
+        if ask.pool not in books.snapshot.pools:
+            return (), no_pool(workload)
+        use = use_of(workload, ask.pool, {want.group.name: want.most for want in ask.wants})
+        fit = books.quotas.fit(queue, project, use)
+        if fit.kind >= Fit.WAIT:
+            return (), (Reason.WAITING_FOR_QUOTA, quota_words(fit.gaps))
+        spots = books.fleet.place(ask) or ()
+        if spots:
+            books.quotas.charge(queue, project, use_of_spots(workload, ask.pool, spots))
+            return spots, None
+        self.blocked_pools.add(ask.pool)
+        full = tuple(Want(group=want.group, least=want.most, most=want.most) for want in ask.wants)
+        return (), explain([ask_of(workload, ask.pool, full, ask.near)], books.snapshot, books.fleet)
+
+
+def use_of_spots(workload: Workload, pool: str, spots: Sequence[Spot]) -> Use:
+    """What places use of a quota."""
+    counts: dict[str, int] = {}
+    for each in spots:
+        counts[each.group] = counts.get(each.group, 0) + 1
+    return use_of(workload, pool, counts)
+
+
+def _asks(workload: Workload, pools: Sequence[str], reservation: Reservation | None) -> list[Ask]:
+    """What it asks of each pool: the least, and at once the most where its slices must be near to each other."""
+    asks = [ask_of(workload, pool, [_want(group, workload) for group in workload.groups]) for pool in pools]
+    if reservation is None:
+        return asks
+    granted = _counts(reservation)
+    wants = [Want(group=group, least=granted[group.name], most=granted[group.name]) for group in workload.groups]
+    near = dict.fromkeys(each.node for each in reservation.slices)
+    first = [ask_of(workload, reservation.pool, wants, near)]
+    return [*first, *(ask for ask in asks if ask != first[0])]
+
+
+def _want(group: Group, workload: Workload) -> Want:
+    return Want(group=group, least=group.min_count, most=group.max_count if workload.topology else group.min_count)
+
+
+def _counts(reservation: Reservation) -> Mapping[str, int]:
+    counts = dict.fromkeys(reservation.demands, 0)
+    for each in reservation.slices:
+        counts[each.group] += 1
+    return counts
+
+
+def _use(workload: Workload, ask: Ask) -> Use:
+    return use_of(workload, ask.pool, {want.group.name: want.least for want in ask.wants})

@@ -1,0 +1,250 @@
+"""One run of the planner: what has become of each workload, who of those that wait gets a place, and the surplus."""
+
+from collections.abc import Iterator, Mapping
+from heapq import nsmallest
+from typing import Final
+
+from services.scheduler.lifecycle import ENDED, may_follow
+from services.scheduler.planner.admission import Admission
+from services.scheduler.planner.books import Books
+from services.scheduler.planner.decision import Decision, Plan
+from services.scheduler.planner.elastic import Elastic
+from services.scheduler.planner.gates import Refusal, withdrawn
+from services.scheduler.planner.memory import Memory
+from services.scheduler.planner.order import Order, ordered
+from services.scheduler.planner.quota import project_of
+from services.scheduler.planner.refusals import Kind, Refusals
+from services.scheduler.planner.reservations import is_over
+from services.scheduler.planner.standing import goes_on, stand
+from services.scheduler.planner.verdict import Verdict, judge
+from services.scheduler.snapshot import Reason, Snapshot, State, Stop, Workload
+
+TOLD: Final = 256  # of those that wait, so many in front are told every change of their reason
+
+# They come and go with every slice that starts or ends somewhere.
+_OF_THE_MOMENT: Final = frozenset(
+    {
+        Reason.WAITING_FOR_CAPACITY,
+        Reason.FRAGMENTED,
+        Reason.TOPOLOGY_PLACEMENT_FAILED,
+        Reason.WAITING_FOR_QUOTA,
+        Reason.BEHIND_RESERVATION,
+        Reason.WAITING_FOR_FLOATING_RESOURCE,
+    }
+)
+# Whoever waits for one of these is passed by nobody where the queue is strict.
+_CLOSING: Final = _OF_THE_MOMENT | {Reason.WAITING_FOR_PREEMPTED, Reason.WAITING_FOR_ADMISSION_CHECK}
+_BEHIND: Final[Refusal] = (Reason.BEHIND_RESERVATION, "its queue is strict, and it is not the first")
+
+
+class Cycle:
+    """Decides about everything in one snapshot; each placement leaves less for those behind."""
+
+    def __init__(self, snapshot: Snapshot, now: float, memory: Memory | None = None, most: int = 0) -> None:
+        self._snapshot = snapshot
+        self._now = now
+        self._books = Books(snapshot, now, memory)
+        self._admission = Admission(self._books)
+        self._most = most
+        self._dropped: list[str] = []
+        self._limits_projects: dict[str, bool] = {}  # by queue
+        self._told = 0
+
+    def run(self) -> Plan:
+        """All decisions."""
+        waiting = self._judge()
+        self._drop_reservations()
+        if waiting:
+            self._admit(waiting)
+        if self._is_full:
+            self._books.wake(self._now)  # who else waits is seen to before any surplus is given
+        else:
+            Elastic(self._books, self._admission.blocked_pools).grow(self._admission.admitted)
+        return Plan(
+            decisions=tuple(sorted(self._decisions(), key=self._rank)),
+            wake_at=self._books.wake_at,
+            dropped=tuple(self._dropped),
+        )
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether this plan has placed as many as it may."""
+        return 0 < self._most <= len(self._admission.admitted)
+
+    # What has become of each.
+
+    def _judge(self) -> dict[str, Workload]:
+        """Draft a verdict on all that run or have run; those that want a place."""
+        snapshot, books, now = self._snapshot, self._books, self._now
+        assignments = snapshot.assignments
+        has_stops = any(each.stop is Stop.HOLD_AND_DRAIN for each in snapshot.queues.values())
+        has_stops = has_stops or any(each.checks for each in snapshot.workloads.values())
+        waiting: dict[str, Workload] = {}
+        for name, workload in snapshot.workloads.items():
+            generations = assignments.get(name)
+            if generations is None and workload.state is State.PENDING and workload.not_before <= now:
+                waiting[name] = workload
+                continue
+            if not has_stops and generations is not None and goes_on(workload, generations, snapshot.nodes):
+                continue
+            verdict = judge(workload, stand(generations or (), snapshot, now), now)
+            if verdict.state not in ENDED:
+                books.wake(verdict.wake_at)
+            if verdict.need is not None:
+                waiting[name] = workload
+            elif has_stops and not verdict.revoke and verdict.state in (State.ASSIGNED, State.RUNNING):
+                self._withdraw(workload, verdict)
+            if verdict.need is not None or _decision(workload, verdict) is not None:
+                books.verdicts[name] = verdict
+        return waiting
+
+    def _withdraw(self, workload: Workload, verdict: Verdict) -> None:
+        revocation = withdrawn(workload, self._books)
+        if revocation is not None:
+            verdict.revoke.append(revocation)
+            verdict.message = f"it is being stopped: {revocation.reason}"
+
+    def _drop_reservations(self) -> None:
+        """Give up reservations that serve nobody any more."""
+        reserved = self._books.reserved
+        for name in reserved.names():
+            reservation, workload = reserved.get(name), self._snapshot.workloads.get(name)
+            assert reservation is not None
+            if workload is None:
+                self._dropped.append(name)
+                reserved.drop(name)
+            elif is_over(reservation, workload, self._snapshot, self._now):
+                self._books.verdict(workload).drops_reservation = True
+                reserved.drop(name)
+                self._books.give_up_claim(workload)
+            else:
+                self._books.wake(reservation.expires_at)
+
+    # Who gets a place.
+
+    def _admit(self, waiting: Mapping[str, Workload]) -> None:
+        claims = {name: each for name, each in waiting.items() if self._has_claim(each)}
+        for workload in sorted(claims.values(), key=lambda each: (-each.priority, each.submitted, each.name)):
+            refusal = self._admission.admit(workload)
+            if refusal is not None:
+                self._refuse(workload, refusal)
+        self._admit_in_order({name: each for name, each in waiting.items() if name not in claims})
+
+    def _has_claim(self, workload: Workload) -> bool:
+        """Whether quota or places are kept for it already: what others wait for in vain, as long as it waits itself."""
+        return workload.state is State.PENDING and (
+            workload.quota_reserved_at is not None or workload.name in self._books.reserved
+        )
+
+    def _admit_in_order(self, waiting: Mapping[str, Workload]) -> None:
+        refusals = Refusals(waiting.values(), self._class_of, self._admission)
+        order = ordered(self._snapshot, self._now, waiting.values(), self._books.quotas)
+        order.pass_over(refusals.is_over)
+        seen: set[str] = set()
+        for workload in order:
+            if self._is_full:
+                return
+            seen.add(workload.name)
+            refusal = refusals.look_at(workload)
+            if refusal is not None:
+                self._refuse(workload, refusal)
+                if refusal[0] in _CLOSING:
+                    order.refused(workload)
+            if refusals.are_complete:
+                break  # nobody behind gets anything
+        self._refuse_rest([each for name, each in waiting.items() if name not in seen], refusals, order)
+
+    def _refuse_rest(self, rest: list[Workload], refusals: Refusals, order: Order) -> None:
+        """Those that were not looked at: behind the first of a strict queue, or like others that were refused."""
+        if self._told <= TOLD:
+            front = nsmallest(TOLD, rest, key=lambda each: (-each.priority, each.submitted, each.name))
+            names = {each.name for each in front}
+            rest = [*front, *(each for each in rest if each.name not in names)]
+        behind = {each.name for each in order.blocked()}
+        for workload in rest:
+            refusal = _BEHIND if workload.name in behind else refusals.of(workload)
+            if refusal is None:  # passed over as one who gets nothing, and since then what is kept has changed
+                refusal = refusals.look_at(workload)
+            if refusal is not None:
+                self._refuse(workload, refusal)
+
+    def _class_of(self, workload: Workload) -> Kind:
+        """Equal for workloads that differ in nothing that matters but in how long they run."""
+        name = workload.name
+        if workload.checks or workload.quota_reserved_at is not None or name in self._books.reserved:
+            return (name,)
+        if name in self._books.verdicts:
+            return (name,)
+        queue = self._books.quotas.queue_of(name)
+        if queue not in self._limits_projects:
+            self._limits_projects[queue] = self._books.quotas.limits_projects(queue)
+        project = project_of(name) if self._limits_projects[queue] else ""
+        return queue, project, self._books.memory.likeness(workload)
+
+    def _refuse(self, workload: Workload, refusal: Refusal) -> None:
+        """Tell a workload why it waits, if that is news; far behind the front, what changes by the moment is not."""
+        self._told += 1
+        reason, message = refusal
+        verdict = self._books.verdicts.get(workload.name)
+        if verdict is None:
+            is_same = workload.reason is reason and workload.message == message
+            is_stale = self._told > TOLD and workload.reason in _OF_THE_MOMENT and reason in _OF_THE_MOMENT
+            if is_same or is_stale:
+                return
+            verdict = self._books.verdict(workload)
+        verdict.reason, verdict.message = reason, message
+
+    # What is written.
+
+    def _decisions(self) -> Iterator[Decision]:
+        for name, verdict in self._books.verdicts.items():
+            decision = _decision(self._snapshot.workloads[name], verdict)
+            if decision is not None:
+                assert may_follow(self._snapshot.workloads[name].state, decision.state), decision
+                yield decision
+
+    def _rank(self, decision: Decision) -> tuple[int, int, str]:
+        workload = self._snapshot.workloads[decision.workload]
+        return -workload.priority, workload.submitted, workload.name
+
+
+def _decision(workload: Workload, verdict: Verdict) -> Decision | None:
+    """The decision about one workload, or None when nothing about it changes."""
+    is_quiet = not (
+        verdict.placement
+        or verdict.revoke
+        or verdict.retire
+        or verdict.reservation
+        or verdict.drops_reservation
+        or verdict.resets_checks
+    )
+    if is_quiet and (
+        workload.state is verdict.state
+        and workload.reason is verdict.reason
+        and workload.message == verdict.message
+        and workload.restarts == verdict.restarts
+        and workload.granted == verdict.granted
+        and (workload.quota_reserved_at is not None) == verdict.has_quota
+        and workload.slices == verdict.slices
+    ):
+        return None
+    return Decision(
+        workload=workload.name,
+        state=verdict.state,
+        generation=workload.generation + (verdict.placement is not None),
+        restarts=verdict.restarts,
+        reason=verdict.reason,
+        message=verdict.message,
+        slices=verdict.slices,
+        placement=verdict.placement,
+        revoke=tuple(verdict.revoke),
+        retire=verdict.retire,
+        missing=verdict.missing if verdict.revoke or verdict.retire else (),
+        preemptions=verdict.preemptions,
+        granted=verdict.granted,
+        has_quota=verdict.has_quota,
+        resets_checks=verdict.resets_checks,
+        reservation=verdict.reservation,
+        drops_reservation=verdict.drops_reservation,
+        together=verdict.together,
+    )
