@@ -89,13 +89,21 @@ def root_of(snapshot: Snapshot, workload: Workload) -> str:
 
 
 def _before(workload: Workload, snapshot: Snapshot) -> list[Workload]:
-    """Those that wait and may be looked at earlier: of higher priority, or of the same and older."""
-    mine = (-workload.priority, workload.submitted, workload.name)
+    """Those that wait and may be looked at earlier: of higher priority, or of the same; those that are older first.
+
+    A younger one may come first where the shortest does: a queue reckons with what those that wait say of themselves.
+    """
+    mine = (workload.submitted, workload.name)
+
+    def key(each: Workload) -> tuple[object, ...]:
+        is_younger = (each.submitted, each.name) > mine
+        return is_younger, each.priority, each.submitted if is_younger else -each.submitted, each.name
+
     return sorted(
         (
             each
             for each in snapshot.workloads.values()
-            if each.name not in snapshot.assignments and (-each.priority, each.submitted, each.name) < mine
+            if each.name not in snapshot.assignments and each.priority >= workload.priority and each is not workload
         ),
-        key=lambda each: (each.priority, -each.submitted, each.name),
+        key=key,
     )

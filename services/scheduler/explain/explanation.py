@@ -54,7 +54,7 @@ def _why(trial: Trial, spread: Spread) -> Explanation:
     line = line_of(trial.snapshot, trial.workload.name, trial.now)
     ahead = _ahead(trial, line)
     who = in_the_way(ahead, found)
-    changes = _changes(trial, ahead, who.removable)  # before whatever else the budget is spent on
+    changes = _changes(trial, ahead, found)  # before whatever else the budget is spent on
     others = f"; {who.others} workloads of other projects hold what it needs" if who.others else ""
     return Explanation(
         reason=after.reason,
@@ -76,13 +76,13 @@ def _ahead(trial: Trial, line: Line) -> Trial:
     return trial if ahead.is_placed(ahead.base) else ahead
 
 
-def _changes(trial: Trial, ahead: Trial, removable: Sequence[str]) -> tuple[Change, ...]:
+def _changes(trial: Trial, ahead: Trial, short: Sequence[Gap]) -> tuple[Change, ...]:
     """Looked for without those behind it, and tried out with them: some may overtake it once there is room."""
-    found = smallest_change(ahead, removable)
+    found = smallest_change(ahead, in_the_way(ahead, short).removable)
     if ahead is trial or not found:
         return found
     try:
-        return found if trial.admits(*found) else smallest_change(trial, removable)
+        return found if trial.admits(*found) else smallest_change(trial, in_the_way(trial, short).removable)
     except OutOfBudgetError:
         return ()
 
