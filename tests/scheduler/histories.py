@@ -17,6 +17,7 @@ from services.scheduler.snapshot import (
     Policy,
     Queue,
     Quota,
+    Reason,
     Slice,
     SliceState,
     State,
@@ -90,7 +91,7 @@ class History:
         self._let_all_end()
 
     def plan(self) -> bool:
-        """Plan, check, carry out; whether anything was placed or stopped."""
+        """Plan, check, carry out; whether anything was placed or stopped, or is looked at again at once."""
         world = self.world
         snapshot, now = world.snapshot(), world.now
         planned = self.planner(snapshot, now)
@@ -117,7 +118,8 @@ class History:
             invariants.check_minimal(snapshot, after, planned, now, plan)
             invariants.check_determinism(snapshot, planned, now, self.planner)
         self.check_circles()
-        return any(each.placement or each.revoke for each in planned.decisions)
+        again = Reason.PENDING_EVALUATION
+        return any(each.placement or each.revoke or each.reason is again for each in planned.decisions)
 
     def check_circles(self) -> None:
         """Since the last event nobody was stopped by one that it has stopped, nor twice by the same."""

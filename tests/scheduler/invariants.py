@@ -229,7 +229,11 @@ def _check_reservation(snapshot: Snapshot, planned: Plan, decision: Decision) ->
         if one.reservation and (one is decision or (one.workload, one.generation) in victims):
             for each in one.reservation.slices:
                 _load(amounts, devices, each, one.reservation.demands[each.group])
+    lost = {each.node for each in reservation.slices} - snapshot.nodes.keys()
+    assert not lost, f"no placement: {decision.workload} is to go to {lost}, which is not there"
     for (name, resource), used in amounts.items():
+        if name not in snapshot.nodes:  # what was there may still run until the fence is over
+            continue
         most = getattr(snapshot.nodes[name], resource)
         assert used <= most, f"no placement: {used} of {most} {resource} on {name} for {decision.workload}"
     over = [each for each, used in devices.items() if used > 1000]
@@ -280,7 +284,8 @@ def _with_one_back(before: Snapshot, after: Snapshot, claim: str, victims: set[s
                 left.append(each)
             elif name == back.workload and any(each.generation == one.generation for one in back.revoke):
                 keeps = _kept_by(back)
-                gone = sorted(one.index for one in each.slices if one.state not in FINAL and one.index not in keeps)
+                living = [one for one in each.slices if one.state not in FINAL and one.node in after.nodes]
+                gone = sorted(one.index for one in living if one.index not in keeps)
                 left.append(_only(each, keeps | set(gone[-1:] if keeps else gone)))
                 break  # if it was trimmed: instead of what was left of it
             elif keeps:

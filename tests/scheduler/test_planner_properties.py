@@ -20,6 +20,19 @@ def test_nothing_goes_wrong_in_two_thousand_histories(part: int) -> None:
     check_all(range(part * 250, (part + 1) * 250))
 
 
+@pytest.mark.parametrize(
+    ("seed", "what_it_was"),
+    [
+        (1001220, "a gang that was made smaller was to go on with a slice whose node was lost"),
+        (1051665, "or with one that had ended, whose place the newcomer had got"),
+        (1001923, "quota was kept for one that fits in no pool that it has quota in"),
+        (1052665, "in a strict queue a lost replica was not replaced, and what it held was waited for"),
+    ],
+)
+def test_a_history_that_once_went_wrong(seed: int, what_it_was: str) -> None:
+    check_all([seed])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(50))

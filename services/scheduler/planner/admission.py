@@ -101,9 +101,10 @@ class Admission:
         fits = sorted((each for each in fits if each[0].kind is not Fit.NEVER), key=lambda each: each[0].kind)
         open_ = [ask for fit, ask in fits if fit.kind is not Fit.WAIT]
         if workload.checks:
-            if not any(books.fleet.ever_fits(ask) for ask in asks):
+            possible = [ask for _, ask in fits]
+            if not any(books.fleet.ever_fits(ask) for ask in possible):
                 books.verdict(workload).has_quota = False
-                return explain(asks, books.snapshot, books.fleet)
+                return explain(possible, books.snapshot, books.fleet)
             refusal = self._ask_checks(workload, queue, project, bool(open_))
             if refusal is not None:
                 return refusal

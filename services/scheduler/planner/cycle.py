@@ -132,6 +132,9 @@ class Cycle:
 
     def _has_claim(self, workload: Workload) -> bool:
         """Whether quota or places are kept for it already: what others wait for in vain, as long as it waits itself."""
+        verdict = self._books.verdicts.get(workload.name)
+        if verdict is not None and verdict.need is not None and verdict.need.is_repair:
+            return True
         return workload.state is State.PENDING and (
             workload.quota_reserved_at is not None or workload.name in self._books.reserved
         )

@@ -1,5 +1,6 @@
 """What an eviction means for each that is concerned: who stops, who shrinks, and what is reserved for whom."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -60,13 +61,15 @@ def _stop(books: Books, claimant: Workload, holder: Holder, gone: dict[int, Slic
     victim, assignment = holder.workload, holder.assignment
     verdict = books.verdict(victim)
     verdict.together = claimant.name
-    left = [each for each in assignment.slices if each.index not in gone]
-    if all(each.index in gone for each in holder.slices):
+    is_gang = victim.kind is Kind.TRAINING
+    # A gang goes on with what holds a place; which of independent slices have ended or are lost is seen to elsewhere.
+    left = [each for each in (holder.slices if is_gang else assignment.slices) if each.index not in gone]
+    if all(each.index in gone for each in holder.slices) or (is_gang and not _is_enough(victim, left)):
         verdict.message = f"it makes room for {claimant.name}"
         verdict.preemptions += 1
         verdict.granted = ()
         verdict.revoke.append(_revocation(holder, PREEMPTED))
-    elif victim.kind is Kind.TRAINING:
+    elif is_gang:
         verdict.message = f"it goes on with {len(left)} slices, to make room for {claimant.name}"
         verdict.granted = as_granted(counts_of(left))
         verdict.revoke.append(_revocation(holder, RESIZED))
@@ -81,6 +84,11 @@ def _stop(books: Books, claimant: Workload, holder: Holder, gone: dict[int, Slic
         verdict.revoke.append(_revocation(holder, RESIZED))
         verdict.placement = placement_of(victim, assignment.pool, (), books.snapshot, left, assignment)
         verdict.slices = verdict.placement.slices
+
+
+def _is_enough(workload: Workload, slices: Sequence[Slice]) -> bool:
+    counts = counts_of(slices)
+    return all(counts.get(group.name, 0) >= group.min_count for group in workload.groups)
 
 
 def _revocation(holder: Holder, reason: str) -> Revocation:
