@@ -114,6 +114,16 @@ def process_job(argv: Sequence[str] = ("true",), cpu_milli: int = 1) -> workload
     return workload_pb2.Workload(kind=workload_pb2.Workload.BATCH, groups=[group])
 
 
+def array_job(
+    tasks: int, argv: Sequence[str] = ("true",), cpu_milli: int = 1, at_once: int = 0
+) -> workload_pb2.Workload:
+    """So many tasks that are one process each, as one array."""
+    workload = process_job(argv, cpu_milli)
+    workload.array.task_count = tasks
+    workload.groups[0].max_count = at_once
+    return workload
+
+
 def batches(count: int, size: int, workload: workload_pb2.Workload, prefix: str = "j") -> list[bytes]:
     """Requests that create so many workloads alike."""
     return [

@@ -32,14 +32,22 @@ async def durable(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="lepton-bench-") as folder:
         async with fleet(Path(folder)) as running:
             sizes = [arguments.jobs // 10, arguments.jobs // 3, arguments.jobs]
-            return await durable_jobs.measure(running, sizes, nodes=64, seconds=arguments.seconds)
+            return await durable_jobs.measure(
+                running, sizes, nodes=64, seconds=arguments.seconds, has_single=not arguments.arrays_only
+            )
 
 
 async def noop(arguments: argparse.Namespace) -> dict[str, Any]:
     """Row 9."""
     with tempfile.TemporaryDirectory(prefix="lepton-bench-") as folder:
         async with fleet(Path(folder)) as running:
-            return await noop_jobs.measure(running, arguments.processes, arguments.rounds, arguments.peers_python)
+            return await noop_jobs.measure(
+                running,
+                arguments.processes,
+                arguments.rounds,
+                arguments.peers_python,
+                has_single=not arguments.arrays_only,
+            )
 
 
 async def main(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -65,6 +73,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0, help="row 8: of the latencies")
     parser.add_argument("--processes", type=int, default=1000, help="row 9")
     parser.add_argument("--rounds", type=int, default=3, help="row 9")
+    parser.add_argument("--arrays-only", action="store_true", help="rows 8 and 9: not also a workload per job")
     parser.add_argument(
         "--peers-python", default="/opt/lepton-peers/bin/python", help="row 9: one with ray and distributed"
     )

@@ -1,10 +1,11 @@
 """The artifact store for services: lepton.artifacts, off the event loop."""
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 
 from lepton import artifacts
-from lepton.artifacts import Digest
+from lepton.artifacts import Digest, Listed
 
 
 class ArtifactStore:
@@ -37,6 +38,22 @@ class ArtifactStore:
     async def size(self, project: str, digest: str) -> int:
         """How many bytes it has."""
         return await asyncio.to_thread(self._store.size, project, digest)
+
+    async def projects(self) -> list[str]:
+        """The projects that have artifacts."""
+        return await asyncio.to_thread(self._store.projects)
+
+    async def listing(self, project: str, *, area: str) -> list[tuple[Digest, Listed]]:
+        """Every artifact of an area."""
+        return await asyncio.to_thread(lambda: list(self._store.listing(project, area=area)))
+
+    async def remove(self, listed: Iterable[Listed], *, older_than: float) -> int:
+        """Delete those of them that were last stored before `older_than` (seconds of the epoch); how many they were."""
+        return await asyncio.to_thread(lambda: sum(self._store.remove(one, older_than=older_than) for one in listed))
+
+    async def sweep(self, project: str, *, area: str, older_than: float) -> int:
+        """Remove what dead writers have left; how many files they were."""
+        return await asyncio.to_thread(self._store.sweep, project, area=area, older_than=older_than)
 
 
 __all__ = ["ArtifactStore", "Digest"]

@@ -52,6 +52,7 @@ def agent_settings(node: str, home: Home, ports: Ports) -> Settings:
         "cpu_milli": 8000,
         "memory_bytes": 8 * GIB,
         "devices": [{"model": "virtual", "memory_bytes": 16 * GIB}] * devices,
+        "isolation": {"hidden": [str(home.root / name) for name in ("secrets", "state", "etcd", "config")]},
         "collector": f"http://{ports.address('otlp-http')}",
         "triton": {
             "server": str(triton.server),

@@ -69,8 +69,16 @@ TEXTS: Final[Mapping[str, str]] = {
     # The client's own side.
     "NOT_SIGNED_IN": "Nobody is signed in; run `lepton login`, or call sign_in first.",
     "PROJECT_MISSING": "No project is chosen; pass one, or set a default with `lepton projects use PROJECT`.",
-    "EXTRA_MISSING": "The package {package} is needed for this; install lepton-sdk[{extra}].",
+    "EXTRA_MISSING": "The package {package} is needed for this; run `pip install 'lepton-sdk[{extra}]'`.",
     "WAIT_TIMED_OUT": "{name} is not as wished yet ({state}); it goes on, so wait longer.",
+    "RUN_FOLDER_TAKEN": "{folder} holds the curves of another job, {job}; name another folder, or empty that one.",
+    "NOTHING_MEASURED": "{job} has measured nothing that can be shown ({measured}); wait, or name another metric.",
+    "STACK_NOT_STARTED": "The local stack in {home} could not be started ({why}); look into its logs folder.",
+    "STACK_NOT_INSTALLED": (
+        "There is no profile at {profile}, and no control plane is installed here that could be started; "
+        "set LEPTON_PROFILE to reach another."
+    ),
+    "TRAINING_FAILED": "The job {job} ended as {state}: {why}; `lepton jobs get` shows what else is known.",
     "INPUT_INVALID": "{file} cannot be read as input: {problem}; give rows, or arrays by the inputs' names.",
     "JOB_WITHOUT_PACKAGE": "The job {job} has produced no model; wait until it has succeeded.",
     "JOB_WITHOUT_WORKLOAD": "The job {job} has not been handed to the scheduler yet; try again shortly.",
@@ -82,20 +90,52 @@ TEXTS: Final[Mapping[str, str]] = {
     # Artifacts, data and models.
     "ARTIFACT_NOT_FOUND": "There is no {artifact} in the store; check the digest and the project, or store it again.",
     "ARTIFACT_CORRUPT": "The bytes of {artifact} no longer match its digest; store it again or restore it from a copy.",
+    "ARTIFACT_SEALED": "{artifact} is encrypted; end the store's URL with '#key_file=' and the file of its keys.",
+    "ARTIFACT_KEY_MISSING": "The key {key} is missing or wrong; put its line back into the store's key file.",
+    "ARTIFACT_TAMPERED": "An encrypted artifact is not as it was stored ({problem}); restore it from a copy.",
     "ARTIFACTS_NOT_CONFIGURED": "This process knows no artifact store; set LEPTON_ARTIFACTS and LEPTON_PROJECT.",
     "FILE_NOT_FOUND": "There is no file {file}; check the path.",
     "DATASET_INVALID": "The dataset cannot be used: {problem}.",
     "MODEL_PACKAGE_INVALID": "The artifact is no model package: {problem}; name the digest of a package's manifest.",
+    "KERAS_BACKEND_WRONG": "Keras runs on {backend}; set KERAS_BACKEND=torch before keras is imported.",
+    "TRANSFER_IMPOSSIBLE": "No weights can be taken over from {package}: {problem}.",
     # Training and the ranks of a gang.
     "CHECKPOINT_INVALID": "The artifact is no checkpoint: {problem}; name the digest of a checkpoint's manifest.",
+    "CHECKPOINT_NOT_WRITTEN": "The checkpoint could not be written: {why}; those before it stand; training goes on.",
+    "CHECKPOINT_DIFFERS": "In the checkpoint {checkpoint} {path} {problem}; load it into a state of the same model.",
+    "NO_CHECKPOINT_WHOLE": "None of the checkpoints can be read ({problems}); restore their files, or start a new job.",
+    "RANKS_SILENT": "Nothing came from another rank ({key}) within {seconds} s; all ranks must take part.",
+    "RESUME_NOT_AGREED": "A rank has not called resume() within {seconds} s; all must that joined the gang.",
+    "GANG_NOT_JOINED": "This rank has not met the others; call init_process_group, or session().gang.join(), first.",
     "CHECKPOINT_OF_ANOTHER_RUN": "The checkpoint {checkpoint} is of other settings; resume with those or start anew.",
     "COMMIT_REFUSED": "The job did not accept {commit}: {why}; a newer run has taken over, so this one must end.",
     "COMMIT_NOT_ANSWERED": "The job did not answer {commit} in time; check that the trainer service runs, then resume.",
     "AGENT_GONE": "The agent of this rank is gone, so {commit} was not committed; resume from the last checkpoint.",
     "RANK_ENVIRONMENT_INVALID": "The variable {variable} is {value!r}, with which no rank can work; correct it.",
+    "GANG_INCOMPLETE": "The ranks {ranks} did not come within {seconds} s; see why they did not start, then try again.",
+    "PREFLIGHT_FAILED": (
+        "The ranks {ranks} did not pass the collective check within {seconds} s ({problem}); check their nodes and the "
+        "network between them, or leave those nodes out."
+    ),
+    "MODEL_NOT_DIVISIBLE": "The model cannot be divided ({axis}): {problem}.",
+    "RANK_SERVES": "{rank} serves parameters and does not train; call serve() on it.",
+    "SERVERS_SILENT": "The parameter server {server} did not answer within {seconds} s; look at that rank's output.",
+    "SERVER_GONE": "The parameter server {server} is gone ({why}); the run goes on from the last checkpoint.",
+    "SERVER_UNPROVEN": "What answers as parameter server {server} does not know the gang's secret; nothing was sent.",
+    "WORKERS_GONE": "The workers {workers} left before they had finished and did not return; the run must begin anew.",
+    "FRAME_INVALID": "A message between workers and parameter servers is refused: {problem}.",
     "RANK_ALREADY_RUNNING": "The rank {rank} runs already; stop it first or choose another id.",
     "RANK_NOT_STARTED": "The process could not be started: {why}; free what is missing and try again.",
     "LAUNCH_TOO_LARGE": "The arguments and variables of {rank} are too large; put them into a file of the bundle.",
+    "BUNDLE_INVALID": "The archive cannot be used: {problem}; make it again with `lepton run` or `lepton.bundle`.",
+    "BUNDLE_TOO_LARGE": (
+        "The folder {folder} is too large for a bundle: {problem}; leave out what is not code in a .leptonignore file "
+        "and give data with --data. The largest: {largest}."
+    ),
+    "BUNDLE_FILE_REFUSED": "The file {file} cannot be in a bundle: it {problem}; leave it out in a .leptonignore file.",
+    "REQUIREMENTS_INVALID": "The list of requirements {problem}.",
+    "REQUIREMENTS_FAILED": "The requirements could not be installed: {problem}.",
+    "ISOLATION_UNAVAILABLE": "The agent's setting {setting} cannot be kept: {problem}; correct or remove it.",
     "LAUNCHER_LOST": "The node's launcher has died and its ranks with it; another is started, so try again.",
     # Watches, generations and leaders.
     "REVISION_COMPACTED": "The history since revision {revision} is gone; list the resources and watch from there.",

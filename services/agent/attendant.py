@@ -7,15 +7,19 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from chassis.logs import logger
 from lepton.errors import InvalidArgument
 from lepton.internal.v1 import run_report_pb2
 from lepton.scheduler.v1 import workload_pb2
 from services.agent import rank_line
+from services.agent.cause import Cause, Evidence, judge
 from services.agent.journal import Journal, Refusal
 from services.agent.launcher import Exit
 from services.agent.output import Tail, lines
 from services.agent.runner import Ending, SliceControl
+from services.agent.watchdog import Watchdog, catches
 
 log = logger(__name__)
 
@@ -25,7 +29,9 @@ _HEARD_S: Final = 0.5
 _LAST_RESORT: Final = 0.8  # of the grace: then SIGTERM also to a process that said it would stop
 _PIPES_S: Final = 1.0  # for the pipes of a process that has ended
 _DRAIN_S: Final = 15.0
-_DRAIN_FAILED_S: Final = 2.0  # a failure is news; its last lines may come later
+_DRAIN_STOPPED_S: Final = 2.0
+_DRAIN_FAILED_S: Final = 1.0  # a failure is news, and its gang waits to go on; its last lines may come later
+_MOST_OF_A_FILE: Final = 1 << 20
 
 
 class Attended(Protocol):
@@ -52,11 +58,24 @@ class Attendant:
     """Attends one process. With a journal all goes to the trainer; without one the last output is kept."""
 
     def __init__(
-        self, process: Attended, control: SliceControl, *, journal: Journal | None, error_file: Path | None = None
+        self,
+        process: Attended,
+        control: SliceControl,
+        *,
+        journal: Journal | None,
+        error_file: Path | None = None,
+        node: str = "",
+        hang_timeout_s: float = 0.0,
     ) -> None:
         self._process, self._control, self._journal = process, control, journal
-        self._error_file = error_file
+        self._error_file, self._node = error_file, node
         self._tail = Tail()
+        self._watchdog = Watchdog(
+            process,
+            self._tail,
+            timeout_s=hang_timeout_s,
+            is_held_up=lambda: journal is not None and journal.is_full,  # by a trainer that is away
+        )
 
     async def attend(self) -> Ending:
         """Returns when the process has ended and what it said is delivered; cancellation kills it first."""
@@ -68,9 +87,11 @@ class Attendant:
                     tasks.create_task(self._relay(process.stderr, is_stderr=True)),
                     tasks.create_task(self._listen()),
                 ]
-                stopping = tasks.create_task(self._stop())
+                others = [tasks.create_task(self._stop()), tasks.create_task(self._watchdog.watch())]
                 ended = await asyncio.shield(process.exited)
-                stopping.cancel()
+                noticed, was_asked = _now(), self._control.stop.is_asked
+                for each in others:
+                    each.cancel()
                 await asyncio.wait(streams, timeout=_PIPES_S)  # something it left behind may hold them open
                 for stream in streams:
                     stream.cancel()
@@ -78,9 +99,9 @@ class Attendant:
             process.kill()
             await asyncio.shield(process.exited)
             process.close()
-        ending = self._ending(ended)
+        ending, cause = self._ending(ended, was_asked, noticed)
         if self._journal is not None:
-            await self._deliver(self._journal, ending)
+            await self._deliver(self._journal, ending, cause)
         return ending
 
     async def _relay(self, pipe: asyncio.StreamReader, *, is_stderr: bool) -> None:
@@ -111,6 +132,7 @@ class Attendant:
             if "id" in line:
                 await self._process.nack(str(line["id"]), str(error))
             return None
+        self._note(line)
         if isinstance(meant, rank_line.Output):
             self._control.output(meant.name, meant.digest)
         elif self._journal is None:
@@ -118,9 +140,22 @@ class Attendant:
                 await self._process.ack(meant.commit_id)  # nobody keeps count of it
         elif meant.commit_id:
             return await self._journal.submit(meant.event)
+        elif meant.event.HasField("pace"):
+            meant.event.pace.node = self._node
+            await self._journal.add(meant.event)
         else:
             await self._journal.add(meant.event)
         return None
+
+    def _note(self, line: Mapping[str, Any]) -> None:
+        """What a report says about how the rank gets on."""
+        progress, now_s = self._watchdog.progress, self._watchdog.now_s
+        if line["kind"] in ("metrics", "pace"):
+            progress.stepped(int(line["step"]), now_s, float(line.get("step_s", 0.0)))
+        if line.get("idle") or line.get("phase") in rank_line.PHASES_WITHOUT_STEPS:
+            progress.rests()
+        elif line["kind"] != "metrics" and line["kind"] != "pace":
+            progress.said(now_s)
 
     async def _answer(self, commit_id: str, answer: asyncio.Future[Refusal | None]) -> None:
         refusal = await answer
@@ -138,7 +173,7 @@ class Attendant:
             return
         await process.stop(stop.grace_s)
         waited_s = 0.0
-        if not catches_sigterm(process.pid):
+        if not catches(process.pid, signal.SIGTERM):
             waited_s = min(_HEARD_S, stop.grace_s / 2)
             await asyncio.sleep(waited_s)
             if not process.unheard():
@@ -148,48 +183,80 @@ class Attendant:
         await asyncio.sleep(stop.grace_s - waited_s)
         process.kill()
 
-    def _ending(self, ended: Exit) -> Ending:
+    def _ending(self, ended: Exit, was_asked: bool, noticed: Timestamp) -> tuple[Ending, Cause | None]:
+        """How the slice ended, and why if that was badly: by itself, not because it was asked to."""
         exit_code = ended.code if ended.code is not None else -(ended.signal or signal.SIGKILL)
-        if self._control.stop.is_asked:
-            return Ending(state=Slice.STOPPED, exit_code=exit_code, message=self._control.stop.reason)
+        if was_asked and self._watchdog.stall is None:
+            return Ending(state=Slice.STOPPED, exit_code=exit_code, message=self._control.stop.reason), None
         if exit_code == 0:
-            return Ending(state=Slice.SUCCEEDED)
+            return Ending(state=Slice.SUCCEEDED), None
         if exit_code == EXIT_STOPPED:  # another rank was asked to stop, and they agreed
-            return Ending(state=Slice.STOPPED, exit_code=exit_code, message="stopped with its gang")
-        how = f"exit code {exit_code}" if exit_code > 0 else f"killed by {signal.Signals(-exit_code).name}"
-        why = self._own_words() or self._tail.last_words()
-        return Ending(state=Slice.FAILED, exit_code=exit_code, message=f"{why} ({how})" if why else how)
+            return Ending(state=Slice.STOPPED, exit_code=exit_code, message="stopped with its gang"), None
+        cause = judge(
+            Evidence(
+                exit_code=exit_code,
+                own_words=self._own_words(),
+                tail=self._tail.by_weight(),
+                memory=self._watchdog.memory.end(ended.peak_bytes),
+                stall=self._watchdog.stall,
+                batch_size=self._batch_size(),
+            )
+        )
+        failure = workload_pb2.SliceFailure(
+            failure_class=cause.failure_class,
+            step=self._watchdog.progress.step,
+            time=noticed,
+            suspects=cause.suspects,
+            waited=self._watchdog.stall is not None and self._watchdog.stall.waited,
+        )
+        return Ending(state=Slice.FAILED, exit_code=exit_code, message=cause.message, failure=failure), cause
 
     def _own_words(self) -> str:
         """The error that the process left behind, in torch elastic's form."""
-        if self._error_file is None or not self._error_file.exists():
-            return ""
-        try:
-            message = json.loads(self._error_file.read_bytes()[: 1 << 20])["message"]
-            text = message["message"] if isinstance(message, dict) else message
-        except (ValueError, KeyError, OSError):
-            return ""
+        message = _read_json(self._error_file).get("message", "")
+        text = message.get("message", "") if isinstance(message, dict) else message
         return str(text).strip().replace("\n", " ")[:1000]
 
-    async def _deliver(self, journal: Journal, ending: Ending) -> None:
-        has_failed = ending.state == Slice.FAILED
-        if has_failed:
+    def _batch_size(self) -> int:
+        """Of the specification that lies beside the error file, if it says."""
+        spec = None if self._error_file is None else self._error_file.with_name("spec.json")
+        size = _read_json(spec).get("batch_size", 0)
+        return size if isinstance(size, int) else 0
+
+    async def _deliver(self, journal: Journal, ending: Ending, cause: Cause | None) -> None:
+        if cause is not None and ending.failure is not None:
             failure = run_report_pb2.RankFailure(
-                exit_code=ending.exit_code, message=ending.message, log_tail=self._tail.lines()
+                exit_code=ending.exit_code,
+                message=ending.message,
+                log_tail=self._tail.lines(),
+                node=self._node,
+                advice=cause.advice,
+                step=ending.failure.step,
+                suspects=ending.failure.suspects,
+                waited=ending.failure.waited,
             )
-            await journal.add(run_report_pb2.RunEvent(failure=failure))
+            setattr(failure, "class", str(cause.failure_class))  # a keyword of Python
+            await journal.add(run_report_pb2.RunEvent(failure=failure, time=ending.failure.time))
+        stop = self._control.stop
+        was_killed = stop.is_asked and stop.grace_s <= 0  # with its gang, which waits to go on
+        patience_s = _DRAIN_S if ending.state == Slice.SUCCEEDED else _DRAIN_STOPPED_S
         try:
-            async with asyncio.timeout(_DRAIN_FAILED_S if has_failed or self._control.stop.is_asked else _DRAIN_S):
+            async with asyncio.timeout(_DRAIN_FAILED_S if cause is not None or was_killed else patience_s):
                 await journal.drained()
         except TimeoutError:
             log.warning("the trainer is behind; the rank's last events come later", job=journal.job, rank=journal.rank)
 
 
-def catches_sigterm(pid: int) -> bool:
-    """Whether a process does something of its own on SIGTERM; false when it is gone."""
+def _read_json(file: Path | None) -> dict[str, Any]:
+    """What a rank has left in a file, if that is an object."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
-    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+        read = json.loads(file.read_bytes()[:_MOST_OF_A_FILE]) if file is not None else {}
+    except (ValueError, OSError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def _now() -> Timestamp:
+    stamp = Timestamp()
+    stamp.GetCurrentTime()
+    return stamp

@@ -34,8 +34,31 @@ server = "/opt/triton/bin/tritonserver"
 backends = "/opt/triton/backends"
 libs = "/opt/triton/libs"
 python_path = "/opt/triton/stub/bin"       # the folder of the python3 that model stubs run in
+
+[isolation]                                # as whom and within which limits jobs run; the defaults need no rights
+first_uid = 200000                         # with an agent that runs as root: each project gets a user of its own
+uids = 1000                                # how many there are to give
+cgroup = "/sys/fs/cgroup/lepton"           # a folder of cgroup 2 handed over to the agent, with no process in it
+processes = 4096                           # of one slice, where there is a cgroup
+cpu_burst = 2.0                            # times its cores that a slice may use; 0 = whatever is idle
+hidden = ["/etc/lepton/secrets"]           # folders whose files jobs cannot read, beside state_dir (Linux >= 5.13)
+memory = true                              # ranks that use more memory than they asked for are ended
+open_files = 65536
+file_bytes = 0                             # the largest file that a job may write; 0 = no limit
+
+[caches]                                   # what is kept of what jobs were given; the longest unused goes first
+code_bytes = 4294967296
+data_bytes = 68719476736
+environment_bytes = 34359738368
+
+[pip]                                      # how the environments of jobs with requirements are made
+timeout_s = 900
+from_source = false                        # packages without a wheel are built, which runs their code
+environment = { PIP_INDEX_URL = "https://pypi.example.com/simple" }  # beside the agent's own PIP_* variables
 """
 
+import hashlib
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +66,9 @@ from typing import Final, Literal
 
 from chassis.config import ServiceConfig
 from lepton.names import NodeName, check_id
+from services.agent.isolation import IsolationSettings
+from services.agent.requirements import PipSettings
+from services.agent.staging import CacheSettings
 
 OPEN: Final = "-"  # instead of a pool
 
@@ -94,6 +120,21 @@ class AgentConfig(ServiceConfig):
     triton: TritonPaths | None = None
     collector: str = ""  # "http://host:port" of the OTLP/HTTP collector, for Triton's own spans
     grace_s: float = 10.0  # for slices when the agent is told to stop
+    scratch_dir: Path | None = None  # where TMPDIR of ranks lies; short, for sockets lie in it; None = in the system's
+    isolation: IsolationSettings = field(default_factory=IsolationSettings)
+    caches: CacheSettings = field(default_factory=CacheSettings)
+    pip: PipSettings = field(default_factory=PipSettings)
+
+    @property
+    def artifact_folders(self) -> tuple[str, ...]:
+        """Where the artifact store lies on this machine; empty when it is elsewhere."""
+        return (self.artifacts.removeprefix("file://"),) if self.artifacts.startswith("file://") else ()
+
+    @property
+    def scratch(self) -> Path:
+        """The folder of the ranks' TMPDIRs: this agent's own."""
+        name = hashlib.sha256(str(self.state_dir.absolute()).encode()).hexdigest()[:8]
+        return (self.scratch_dir or Path(tempfile.gettempdir())) / f"lepton-{name}"
 
     @property
     def trace_url(self) -> str:

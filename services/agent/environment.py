@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Final
 
 from lepton.errors import InvalidArgument
+from lepton.internal.v1.run_report_pb2 import StartRunResponse
 from services.agent.launcher.launch import rank_environment
 from services.agent.order import SliceOrder
+from services.agent.runner import Surroundings
 
 _NAME: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}", re.ASCII)
 # Set by the agent alone: what they say must be true.
@@ -69,8 +71,25 @@ def slice_variables(
     }
 
 
-def rank_variables(order: SliceOrder, *, store_endpoint: str, spec: Path, job: str, resume: str) -> dict[str, str]:
-    """torchrun's contract for a rank, and the part of Lepton's that is about training."""
+def task_variables(
+    place: Surroundings, project: str, generation: int, traceparent: str, task_count: int
+) -> dict[str, str]:
+    """What every task of an array is told, beside its index and its devices."""
+    return {
+        "LEPTON_PROJECT": project,
+        "LEPTON_GENERATION": str(generation),
+        "LEPTON_ARTIFACTS": place.artifacts,
+        "LEPTON_ARRAY_COUNT": str(task_count),
+        "TRACEPARENT": traceparent,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": place.otlp_endpoint,
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def rank_variables(
+    order: SliceOrder, *, store_endpoint: str, spec: Path, run: StartRunResponse, data: str = ""
+) -> dict[str, str]:
+    """torchrun's contract for a rank, and the part of Lepton's about training; `data` is where its data lies."""
     gang, (host, _, port) = order.gang, store_endpoint.rpartition(":")
     return {
         "RANK": str(order.key.index),
@@ -89,9 +108,14 @@ def rank_variables(order: SliceOrder, *, store_endpoint: str, spec: Path, job: s
         "TORCHELASTIC_RESTART_COUNT": str(max(gang.generation - 1, 0)),
         "TORCHELASTIC_MAX_RESTARTS": "0",  # restarts are the scheduler's
         "TORCHELASTIC_ERROR_FILE": str(spec.with_name("error.json")),
-        "LEPTON_JOB": job,
+        "LEPTON_JOB": order.program.torch.job,
         "LEPTON_SPEC": str(spec),
-        "LEPTON_RESUME": resume,
+        "LEPTON_DATA": data,
+        "LEPTON_RESUME": run.resume_manifest,
+        "LEPTON_RESUME_OLDER": ",".join(run.older_manifests),
+        "LEPTON_PARALLELISM": run.parallelism_json,
+        "LEPTON_HANG_TIMEOUT_S": f"{run.hang_timeout_s:g}",
+        "LEPTON_PREFLIGHT": str(int(run.preflight)),
     }
 
 

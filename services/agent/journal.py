@@ -30,10 +30,17 @@ class Journal:
     """One rank's events, in order. Whoever adds to a full journal waits: a chatty rank slows down, nothing is lost."""
 
     def __init__(
-        self, job: str, generation: int, rank: int, *, wake: Callable[[], None], most_bytes: int = 4 << 20
+        self,
+        job: str,
+        generation: int,
+        rank: int,
+        *,
+        wake: Callable[[], None],
+        hurry: Callable[[], None] = lambda: None,
+        most_bytes: int = 4 << 20,
     ) -> None:
         self.job, self.generation, self.rank = job, generation, rank
-        self._wake, self._most_bytes = wake, most_bytes
+        self._wake, self._hurry, self._most_bytes = wake, hurry, most_bytes
         self._next = 1
         self._entries: deque[_Entry] = deque()  # not acknowledged
         self._sent = 0  # of them, how many went out on the present stream
@@ -46,6 +53,11 @@ class Journal:
     def is_empty(self) -> bool:
         """Whether everything is acknowledged."""
         return not self._entries
+
+    @property
+    def is_full(self) -> bool:
+        """Whether whoever adds to it has to wait: the rank is held up, and it is not its fault."""
+        return self._bytes >= self._most_bytes
 
     @property
     def has_unsent(self) -> bool:
@@ -114,4 +126,6 @@ class Journal:
             self._bytes += size
             if answer is not None:
                 self._answers[event.sequence] = answer
+        if answer is not None or event.HasField("failure"):
+            self._hurry()  # somebody waits until it is stored
         self._wake()

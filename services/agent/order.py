@@ -1,6 +1,7 @@
 """What the agent is told to run: one order per slice, and the gang that one generation's slices on this node form."""
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -94,6 +95,11 @@ class SliceOrder:
     def folder(self) -> str:
         """The name of its work directory: unique, and free of anything a caller chose."""
         return f"{self.gang.run_id}.{self.key.index}"
+
+    @property
+    def short(self) -> str:
+        """The same in few characters: for paths that sockets lie in, which may have 107."""
+        return hashlib.sha256(self.folder.encode()).hexdigest()[:12]
 
 
 def read_orders(start: node_session_pb2.StartSlices, node: str) -> tuple[SliceOrder, ...]:

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 _CHUNK: Final = 64 << 10
 _LONGEST: Final = 8 << 10
 _KEPT_LINES: Final = 40
 _KEPT_BYTES: Final = 8 << 10
+_HEARD_LINES: Final = 2000
 
 
 class Tail:
@@ -16,10 +18,24 @@ class Tail:
 
     def __init__(self) -> None:
         self._lines: deque[tuple[str, bool]] = deque(maxlen=_KEPT_LINES)
+        self._listeners: list[deque[str]] = []
 
     def add(self, line: str, is_stderr: bool) -> None:
         """Remember a line."""
         self._lines.append((line, is_stderr))
+        if is_stderr:
+            for heard in self._listeners:
+                heard.append(line)
+
+    @contextmanager
+    def heard(self) -> Iterator[deque[str]]:
+        """What is written to standard error while the block runs."""
+        listener: deque[str] = deque(maxlen=_HEARD_LINES)
+        self._listeners.append(listener)
+        try:
+            yield listener
+        finally:
+            self._listeners.remove(listener)
 
     def lines(self) -> list[str]:
         """What is remembered, oldest first, within a message's size."""
@@ -32,13 +48,9 @@ class Tail:
             kept.appendleft(line)
         return list(kept)
 
-    def last_words(self) -> str:
-        """The last line that says something: of standard error if there is one, for there a traceback ends."""
-        for wants_stderr in (True, False):
-            for line, is_stderr in reversed(self._lines):
-                if is_stderr is wants_stderr and line.strip():
-                    return line.strip()[:1000]
-        return ""
+    def by_weight(self) -> list[str]:
+        """All that is remembered, standard error last, for there a traceback ends."""
+        return [line for wanted in (False, True) for line, is_stderr in self._lines if is_stderr is wanted]
 
 
 async def lines(pipe: asyncio.StreamReader) -> AsyncIterator[str]:

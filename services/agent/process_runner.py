@@ -37,7 +37,7 @@ class ProcessRunner:
             visible_devices=visible_devices(order, place.device_uuids),
         )
         async with self._folders.open(order.folder) as folder:
-            environment = rank_environment(self._inherited, {**wanted, **own})
+            environment = rank_environment(self._inherited, {**wanted, **own, "HOME": str(folder)})
             try:
                 process = await self._warden.start(order.folder, argv, environment=environment, folder=folder)
             except CannotRun as error:

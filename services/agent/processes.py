@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from chassis.logs import logger
 from lepton.errors import Unavailable
@@ -27,6 +27,22 @@ log = logger(__name__)
 _LINE_LIMIT: Final = 1 << 20
 _CHUNK: Final = 64 << 10
 _GRACE_S: Final = 5.0
+
+
+class Tasks(Protocol):
+    """Who is told what becomes of tasks."""
+
+    def began(self, task: str) -> None:
+        """Its process runs."""
+        ...
+
+    def ended(self, task: str, ended: Exit | None, words: str, *, has_files: bool) -> None:
+        """Its process has ended; None = it was never started, and the words say why, if it was not killed before."""
+        ...
+
+    def lost(self) -> None:
+        """The warden has died, and with it all of them."""
+        ...
 
 
 class CannotRun(Exception):
@@ -97,6 +113,8 @@ class Warden:
         self._opening = asyncio.Lock()
         self._started: dict[str, asyncio.Future[int]] = {}
         self._exits: dict[str, tuple[int, asyncio.Future[Exit]]] = {}
+        self._tasks: Tasks | None = None
+        self._task_pids: dict[str, int] = {}
 
     async def __aenter__(self) -> Self:
         await self._open()
@@ -139,6 +157,25 @@ class Warden:
                 _kill=lambda number: self._order({"kill": name, "signal": int(number)}),
                 _files=undo.pop_all(),
             )
+
+    async def start_tasks(
+        self,
+        tasks: Sequence[tuple[str, Mapping[str, str]]],
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        root: Path,
+        listener: Tasks,
+    ) -> None:
+        """Start a command many times: each task has a name that is unique for all time, and variables of its own."""
+        await self._open()
+        self._tasks = listener
+        self._order({"tasks": tasks, "argv": list(argv), "env": dict(environment), "root": str(root)})
+
+    def kill_tasks(self, tasks: Sequence[str], number: int) -> None:
+        """Signal the groups of these tasks; those that have not begun never will."""
+        if self._control is not None:
+            self._order({"kill_tasks": list(tasks), "signal": int(number)})
 
     async def _open(self) -> None:
         async with self._opening:
@@ -214,9 +251,22 @@ class Warden:
         elif "failed" in said:
             _fail(self._started.pop(said["failed"], None), CannotRun(said["why"]))
             self._exits.pop(said["failed"], None)
+        elif "began" in said:
+            self._hear_of_tasks(said)
         else:
             code = os.waitstatus_to_exitcode(said["status"])
             _settle(self._exits.pop(said["exit"])[1], Exit(code=code) if code >= 0 else Exit(signal=-code))
+
+    def _hear_of_tasks(self, said: Mapping[str, Any]) -> None:
+        assert self._tasks is not None
+        for task, pid in said["began"]:
+            self._task_pids[task] = pid
+            self._tasks.began(task)
+        for task, status, words, has_files in said["ended"]:
+            self._task_pids.pop(task, None)
+            code = None if status is None else os.waitstatus_to_exitcode(status)
+            ended = None if code is None else Exit(code=code) if code >= 0 else Exit(signal=-code)
+            self._tasks.ended(task, ended, words, has_files=has_files)
 
     def _lose(self) -> None:
         if self._control is None:
@@ -233,6 +283,12 @@ class Warden:
                     os.killpg(pid, signal.SIGKILL)
             _settle(exited, Exit(signal=signal.SIGKILL))
         self._exits.clear()
+        for pid in self._task_pids.values():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        self._task_pids.clear()
+        if self._tasks is not None:
+            self._tasks.lost()
 
 
 class _Feed:

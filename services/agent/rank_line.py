@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from lepton.artifacts import parse_digest
 from lepton.errors import InvalidArgument
 from lepton.internal.v1 import run_report_pb2 as pb
+
+_WHY: Final = 4000
+PHASES_WITHOUT_STEPS: Final = frozenset({"evaluating", "packaging", "stopped", "finished"})
+"""What a rank may do for long without a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,10 @@ def read(line: Mapping[str, Any]) -> RankEvent | Output:
             return Output(name=_text(line["name"]), digest=parse_digest(_text(line["digest"])))
         if kind == "metrics":
             return RankEvent(event=pb.RunEvent(measurement=_measurement(line)))
+        if kind == "pace":
+            return RankEvent(event=pb.RunEvent(pace=_pace(line)))
+        if kind == "checkpoint_failed":
+            return RankEvent(event=pb.RunEvent(checkpoint_failed=_text(line["why"])[:_WHY]))
         if kind == "state":
             return RankEvent(event=pb.RunEvent(phase=_text(line["phase"])[:128]))
         if kind == "checkpoint":
@@ -56,6 +64,13 @@ def _measurement(line: Mapping[str, Any]) -> pb.Measurement:
         progress=float(line.get("progress", 0.0)),
         values=_numbers(line.get("values", {})),
     )
+
+
+def _pace(line: Mapping[str, Any]) -> pb.RankPace:
+    step_s, busy_s = float(line.get("step_s", 0.0)), float(line.get("busy_s", 0.0))
+    if not (0 <= step_s < float("inf") and 0 <= busy_s < float("inf")):
+        raise ValueError(f"{step_s} and {busy_s} are not seconds")
+    return pb.RankPace(step=int(line["step"]), step_s=step_s, busy_s=busy_s)
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -34,7 +34,7 @@ class Reporting:
         self._stub: Any = RunReportServiceStub(channel)
         self._clock = clock
         self._journals: dict[tuple[str, int, int], Journal] = {}
-        self._work = asyncio.Event()
+        self._work, self._urgent = asyncio.Event(), asyncio.Event()
 
     async def start_run(self, request: pb.StartRunRequest) -> pb.StartRunResponse:
         """Ask what a generation runs; patient while the trainer is away, LeptonError when it refuses."""
@@ -56,7 +56,7 @@ class Reporting:
     async def journal(self, job: str, generation: int, rank: int) -> AsyncIterator[Journal]:
         """A rank's journal; what is not acknowledged when the block ends is still delivered."""
         key = (job, generation, rank)
-        journal = self._journals[key] = Journal(job, generation, rank, wake=self._work.set)
+        journal = self._journals[key] = Journal(job, generation, rank, wake=self._work.set, hurry=self._urgent.set)
         try:
             yield journal
         finally:
@@ -111,8 +111,10 @@ class Reporting:
     async def _write(self, stream: Any) -> None:
         while True:
             await self._work.wait()
-            await self._clock.sleep(_BATCH_S)
+            if not self._urgent.is_set():  # somebody waits for the answer to what is urgent
+                await race(self._urgent.wait(), self._clock.sleep(_BATCH_S))
             self._work.clear()
+            self._urgent.clear()
             for journal in list(self._journals.values()):
                 for batch in journal.batches():
                     await stream.write(batch)

@@ -18,6 +18,7 @@ class Ending:
     state: Slice.State.ValueType
     exit_code: int = 0
     message: str = ""
+    failure: workload_pb2.SliceFailure | None = None  # how it failed, where that could be told
 
 
 class Stop:

@@ -18,12 +18,14 @@ from services.agent.inventory import Usage
 from services.agent.outbox import Outbox
 from services.agent.race import race
 from services.agent.slices import Slices
+from services.agent.tasks import Tasks
 
 log = logger(__name__)
 
 _BACKOFF_S: Final = (0.1, 2.0)
 _NO_POOL_S: Final = 5.0  # an operator has to make it
 _RESEND_S: Final = 5.0
+_GATHER_S: Final = 0.02  # between two reports about tasks: one is stored at the price of one, however much it tells
 _GOODBYE_S: Final = 5.0
 
 
@@ -40,13 +42,14 @@ class Session:
         channel: grpc.aio.Channel,
         node: node_pb2.Node,
         slices: Slices,
+        tasks: Tasks,
         outbox: Outbox,
         usage: Callable[[], Usage],
         clock: Clock,
         grace_s: float,
     ) -> None:
         self._stub: Any = NodeSessionServiceStub(channel)
-        self._node, self._slices, self._outbox, self._usage = node, slices, outbox, usage
+        self._node, self._slices, self._tasks, self._outbox, self._usage = node, slices, tasks, outbox, usage
         self._clock, self._grace_s = clock, grace_s
         self._declared_name = node.name  # its pool may be open
         self._session_id = ""  # empty: nothing of an earlier session is alive
@@ -108,8 +111,10 @@ class Session:
         try:
             self._node.session_id = self._session_id
             sent_s = self._clock.monotonic()
-            await stream.write(pb.OpenSessionRequest(hello=pb.Hello(node=self._node, slices=self._slices.known())))
-            await race(self._listen(sent_s), self._beat(), self._report(), self._until_fenced())
+            known = pb.Hello(node=self._node, slices=self._slices.known(), tasks=self._tasks.outbox.take_all())
+            await stream.write(pb.OpenSessionRequest(hello=known))
+            reporting = self._report(), self._report_tasks()
+            await race(self._listen(sent_s), self._beat(), *reporting, self._until_fenced())
         finally:
             self._stream = None
             stream.cancel()
@@ -127,10 +132,17 @@ class Session:
                     del self._sent_s[older]
             elif kind == "slice_ack":
                 self._slices.acknowledge(response.slice_ack)
+            elif kind == "tasks_ack":
+                self._tasks.outbox.acknowledge(response.tasks_ack)
             elif kind == "start" and not self._is_leaving:
                 self._slices.start(response.start)
+            elif kind == "start_tasks" and not self._is_leaving:
+                self._tasks.start(response.start_tasks)
             elif kind == "stop":
-                self._slices.stop(response.stop)
+                if response.stop.HasField("tasks"):
+                    self._tasks.stop_some(response.stop)
+                elif not self._tasks.stop(response.stop):
+                    self._slices.stop(response.stop)
             elif kind == "gang_endpoint":
                 self._slices.learn_store(response.gang_endpoint)
         if not self._is_leaving:
@@ -143,6 +155,7 @@ class Session:
         self._has_fence.set()
         if not self._is_leaving:
             self._slices.reconcile(welcome.assignments)
+            self._tasks.reconcile(welcome.tasks)
         self._is_welcome.set()
         log.info("session open", node=self._node.name, session=welcome.session_id, ttl_s=welcome.ttl_s)
 
@@ -159,6 +172,7 @@ class Session:
             now_s = self._clock.monotonic()
             if now_s - resent_s >= _RESEND_S:
                 self._outbox.resend()
+                self._tasks.outbox.resend()
                 resent_s = now_s
             self._sequence += 1
             self._sent_s[self._sequence] = now_s
@@ -176,6 +190,15 @@ class Session:
             await self._enforce()
             for report in self._outbox.take():
                 await self._write(pb.OpenSessionRequest(slice=report))
+
+    async def _report_tasks(self) -> None:
+        await self._is_welcome.wait()
+        while True:
+            await self._tasks.outbox.changed()
+            await self._enforce()
+            for report in self._tasks.outbox.take():
+                await self._write(pb.OpenSessionRequest(tasks=report))
+            await self._clock.sleep(_GATHER_S)
 
     async def _write(self, request: pb.OpenSessionRequest) -> None:
         async with self._writing:
@@ -210,7 +233,7 @@ class Session:
             if not self._session_id:
                 return
             log.warning("killing all slices", node=self._node.name)
-            await self._slices.kill_all()
+            await asyncio.gather(self._slices.kill_all(), self._tasks.kill_all())
             self._session_id = ""
             self._node.name = self._declared_name
             self._fence = None
@@ -219,13 +242,15 @@ class Session:
 
     async def _leave(self, life: asyncio.Future[None]) -> None:
         self._is_leaving = True
-        await self._slices.stop_all(self._grace_s, "the node leaves")
+        why = "the node leaves"
+        await asyncio.gather(self._slices.stop_all(self._grace_s, why), self._tasks.stop_all(self._grace_s, why))
         stream = self._stream
         if stream is None or not self._is_welcome.is_set():
             return
         try:
             async with asyncio.timeout(_GOODBYE_S):
                 await self._outbox.drained()
+                await self._tasks.outbox.drained()
                 self._has_left = True
                 await self._write(pb.OpenSessionRequest(goodbye=pb.Goodbye()))
                 await stream.done_writing()  # the scheduler, which has heard the goodbye, may have ended it already

@@ -244,6 +244,8 @@ class Slices:
         if entry.span is not None and ending.state == Slice.FAILED:
             entry.span.fail("SLICE_FAILED")
         entry.report.slice.exit_code = ending.exit_code
+        if ending.failure is not None:
+            entry.report.slice.failure.CopyFrom(ending.failure)
         self._report(entry, ending.state, message=ending.message[:4000])
         log.info(
             "slice ended",

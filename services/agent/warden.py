@@ -4,13 +4,20 @@ It talks JSON packets over the socket FD, with the files of a process riding alo
 
 agent -> warden   {"start": id, "argv": [..], "env": {..}, "folder": ..} with stdout, stderr and the report socket
                   {"kill": id, "signal": 15 | 9}
+                  {"tasks": [[id, {env of its own}], ..], "argv": [..], "env": {..}, "root": ..}
+                  {"kill_tasks": [id, ..], "signal": ..}
 warden -> agent   {"started": id, "pid": ..}   {"failed": id, "why": ..}   {"exit": id, "status": ..}
+                  {"began": [[id, pid], ..], "ended": [[id, status, words, has left files], ..]}
+
+Tasks are many processes in one order: each in a folder of its own below root, its output kept here until it has ended,
+no line for reports. A status of null says that it never started; words are why, or the last line of one that failed.
 
 Whatever a process leaves behind when it ends, daemons too, is killed before its exit is told: it becomes a child of
 the warden, and its environment names whose it was. When PARENT ends, in whatever way, everything is killed.
 """
 
 import array
+import collections
 import contextlib
 import ctypes
 import json
@@ -25,6 +32,8 @@ MARK = "LEPTON_PROCESS"  # the variable that names a process's id to all that it
 REPORT_FD = 3
 MAX_PACKET = 1 << 20
 _MAX_FILES = 8
+_AT_ONCE = 8  # tasks that are started before others are heard again
+_LAST = 8 << 10  # bytes of a failed task's output that are looked at
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _OURS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -39,6 +48,10 @@ class Warden:
         self._ids: dict[int, str] = {}  # by pid
         self._pids: dict[str, int] = {}
         self._suspects: dict[int, set[str]] = {}  # an orphan without the mark -> the processes it may be of
+        self.waiting: collections.OrderedDict[str, tuple[dict, dict]] = collections.OrderedDict()  # type: ignore[type-arg]
+        self._outputs: dict[str, tuple[int, str]] = {}  # of tasks: the file of their output, their folder
+        self._began: list[tuple[str, int]] = []
+        self._ended: list[tuple[str, int | None, str, bool]] = []
 
     def take(self) -> bool:
         """Carry out one order; false once the agent has gone."""
@@ -48,6 +61,10 @@ class Warden:
         order = json.loads(data)
         if "start" in order:
             self._start(order["start"], order, files)
+        elif "tasks" in order:
+            self.waiting.update((task, (order, own)) for task, own in order["tasks"])
+        elif "kill_tasks" in order:
+            self._kill_tasks(order["kill_tasks"], order["signal"])
         elif order["kill"] in self._pids:
             _signal_group(self._pids[order["kill"]], order["signal"])
         return True
@@ -62,8 +79,75 @@ class Warden:
                     del self._ids[ended.si_pid], self._pids[process]
                 self._suspects.pop(ended.si_pid, None)
                 _, status = os.waitpid(ended.si_pid, 0)
-                if process is not None:
+                if process in self._outputs:
+                    self._end_task(process, status)
+                elif process is not None:
                     self._say({"exit": process, "status": status})
+
+    def start_tasks(self) -> None:
+        """Start some of the tasks that wait."""
+        for _ in range(min(_AT_ONCE, len(self.waiting))):
+            task, (order, own) = self.waiting.popitem(last=False)
+            self._start_task(task, order, own)
+
+    def tell(self) -> None:
+        """Say what has become of tasks since the last time."""
+        if self._began or self._ended:
+            self._say({"began": self._began, "ended": self._ended})
+            self._began, self._ended = [], []
+
+    def _start_task(self, task: str, order: dict, own: dict) -> None:  # type: ignore[type-arg]
+        folder = f"{order['root']}/{task}"
+        output = -1
+        try:
+            os.mkdir(folder, 0o700)  # noqa: PTH102 - as below, paths as objects would cost more than the calls
+            output = os.open(folder + ".output", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            os.unlink(folder + ".output")  # noqa: PTH108
+            os.chdir(folder)
+            pid = os.posix_spawnp(
+                order["argv"][0],
+                order["argv"],
+                {**order["env"], **own, "HOME": folder, MARK: task},
+                file_actions=(
+                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, output, 1),
+                    (os.POSIX_SPAWN_DUP2, output, 2),
+                ),
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_DEFAULT,
+            )
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)  # noqa: PTH106
+            if output >= 0:
+                os.close(output)
+            self._ended.append((task, None, f"cannot run {order['argv'][0]}: {why}", False))
+        else:
+            self._ids[pid], self._pids[task] = task, pid
+            self._outputs[task] = output, folder
+            self._began.append((task, pid))
+        finally:
+            os.chdir("/")
+
+    def _end_task(self, task: str, status: int) -> None:
+        output, folder = self._outputs.pop(task)
+        words = _last_line(output) if status else ""
+        os.close(output)
+        has_files = False
+        try:
+            os.rmdir(folder)  # noqa: PTH106
+        except OSError:
+            has_files = os.path.exists(folder)  # noqa: PTH110
+        self._ended.append((task, status, words, has_files))
+
+    def _kill_tasks(self, tasks: list[str], number: int) -> None:
+        for task in tasks:
+            if self.waiting.pop(task, None) is not None:
+                self._ended.append((task, None, "", False))
+            elif task in self._pids:
+                _signal_group(self._pids[task], number)
 
     def end(self) -> None:
         """Kill everything."""
@@ -132,6 +216,9 @@ class Warden:
 def main(parent: int, number: int) -> None:
     """Serve until the agent ends."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    # uvloop leaves copies of the agent's own standard files open in what it starts; no process may write to its log.
+    os.closerange(3, number)
+    os.closerange(number + 1, os.sysconf("SC_OPEN_MAX"))
     waking, woken = socket.socketpair()
     for end in (waking, woken):
         end.setblocking(False)
@@ -149,13 +236,15 @@ def main(parent: int, number: int) -> None:
     selector.register(waking, selectors.EVENT_READ)
     is_over = False
     while not is_over:
-        for key, _ in selector.select():
+        for key, _ in selector.select(0 if warden.waiting else None):
             if key.fileobj is control:
                 is_over |= not warden.take()
             else:
                 heard = waking.recv(4096)
                 is_over |= signal.SIGHUP in heard
                 warden.reap()
+        warden.start_tasks()
+        warden.tell()
     warden.end()
 
 
@@ -168,6 +257,13 @@ def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             files.frombytes(content[: len(content) - len(content) % files.itemsize])
     return data, list(files)
+
+
+def _last_line(file: int) -> str:
+    """The last line of a file that says something."""
+    size = os.fstat(file).st_size
+    lines = os.pread(file, _LAST, max(0, size - _LAST)).decode(errors="replace").replace("\0", "\ufffd").splitlines()
+    return next((line.strip()[:1000] for line in reversed(lines) if line.strip()), "")
 
 
 def _owner(pid: int) -> str:

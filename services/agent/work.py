@@ -20,7 +20,7 @@ class WorkFolders:
     def clear(self) -> None:
         """Remove what a former agent left."""
         shutil.rmtree(self._root, ignore_errors=True)
-        self._root.mkdir(parents=True, mode=0o700)
+        self._root.mkdir(parents=True, mode=0o711)  # users of jobs pass through it to their own folders
 
     @asynccontextmanager
     async def open(self, name: str) -> AsyncIterator[Path]:

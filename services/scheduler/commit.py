@@ -19,6 +19,7 @@ from services.scheduler.ledger import Ledger, WorkloadRecord
 from services.scheduler.lifecycle import ENDED
 from services.scheduler.planner import Decision, Placement, Revocation
 from services.scheduler.snapshot import State
+from services.scheduler.task_commit import add_array, is_current, task_writes, tell_array
 
 log = logger(__name__)
 
@@ -126,7 +127,7 @@ class Committer:
         """What one decision adds to a transaction; False when it is about something that is not there any more."""
         name = WorkloadName.parse(decision.workload)
         record = self._ledger.workloads.get(decision.workload)
-        if record is None:
+        if record is None or not is_current(self._ledger, decision):
             return False
         document = _document(record, decision, now)
         key = keys.workload(name)
@@ -134,6 +135,8 @@ class Committer:
         then.append(Put(key, convert.stored(document)))
         if decision.placement is not None:
             assignment = _assignment(document, decision.placement, trace_context, now)
+            if decision.tasks is not None:
+                add_array(assignment, document, decision, self._ledger)
             then.append(Put(keys.assignment(name, decision.generation), convert.stored(assignment)))
             compare.append(absent(keys.assignment(name, decision.generation)))
         for revocation in decision.revoke:
@@ -141,8 +144,13 @@ class Committer:
             if assigned is None:
                 return False
             where = keys.assignment(name, revocation.generation)
-            then.append(Put(where, convert.stored(_revoked(assigned.proto, revocation, now))))
+            revoked = _revoked(assigned.proto, revocation, now)
+            if decision.tasks is not None and assigned.tasks is not None:
+                add_array(revoked, document, decision, self._ledger)
+            then.append(Put(where, convert.stored(revoked)))
             compare.append(mod(where, assigned.mod_revision))
+        if decision.tasks is not None:
+            task_writes(self._ledger, decision, name, compare, then)
         for generation in decision.retire:
             then += [Delete(keys.assignment(name, generation)), DeletePrefix(keys.statuses(name, generation))]
         if decision.reservation is not None:
@@ -169,12 +177,16 @@ def _document(record: WorkloadRecord, decision: Decision, now: Timestamp) -> wor
     document.restarts = decision.restarts
     document.preemptions = decision.preemptions
     document.update_time.CopyFrom(now)
+    if decision.tasks is not None:
+        tell_array(document.array, decision)
     if decision.slices is not record.value.slices:
         del document.slices[:]
         document.slices.extend(convert.slice_to_proto(each) for each in decision.slices)
-    if dict(decision.granted) != dict(document.granted):
+    if (decision.granted or document.granted) and dict(decision.granted) != dict(document.granted):
         document.granted.clear()
         document.granted.update(decision.granted)
+    if decision.failures is not record.value.failures:
+        document.failures.CopyFrom(convert.failures_to_proto(decision.failures))
     if not decision.has_quota:
         document.ClearField("quota_reserve_time")
     elif not document.HasField("quota_reserve_time"):

@@ -29,6 +29,14 @@ class Leader:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Elastic:
+    """How often what runs gets more slices."""
+
+    settled_s: float = 300.0  # no gang is resized sooner after it was placed
+    cooled_s: float = 60.0  # and independent slices come back no sooner after some were taken away
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig(ServiceConfig):
     """What a scheduler replica is told."""
 
@@ -40,3 +48,4 @@ class SchedulerConfig(ServiceConfig):
     replica_id: str = ""  # names the replica in the election; empty = host name and process id
     nodes: Nodes = field(default_factory=Nodes)
     leader: Leader = field(default_factory=Leader)
+    elastic: Elastic = field(default_factory=Elastic)

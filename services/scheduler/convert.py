@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Final, TypeAlias
@@ -10,7 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chassis.clock import Clock
-from lepton.internal.v1 import ledger_pb2, node_session_pb2
+from lepton.internal.v1 import ledger_pb2, node_session_pb2, tasks_pb2
 from lepton.scheduler.v1 import node_pb2, program_pb2, queue_pb2, resources_pb2, workload_pb2
 from services.scheduler.snapshot import (
     Assignment,
@@ -19,6 +20,7 @@ from services.scheduler.snapshot import (
     Demand,
     Device,
     Effect,
+    Failures,
     Group,
     Kind,
     Node,
@@ -28,17 +30,23 @@ from services.scheduler.snapshot import (
     Ran,
     Reason,
     Reservation,
+    RestartRule,
+    Returned,
     Slice,
+    SliceFailure,
     SliceState,
     State,
     Stop,
     Taint,
+    TaskArray,
     Toleration,
     Topology,
     Workload,
 )
 
 _DEFAULTS: Final = Queue(name="")
+MAX_TASKS: Final = 4096  # of an array at once, unless it says so
+_NONE: Final = Failures()
 Moment: TypeAlias = Callable[[Timestamp], float]  # a wall-clock stamp as seconds of the planner's monotonic clock
 
 
@@ -114,8 +122,31 @@ def _groups_of(groups: tuple[bytes, ...]) -> tuple[Group, ...]:
     return tuple(group_of(workload_pb2.SliceGroup.FromString(each)) for each in groups)
 
 
+def _groups(workload: workload_pb2.Workload) -> tuple[Group, ...]:
+    groups = _groups_of(tuple(group.SerializeToString() for group in workload.groups))
+    if workload.HasField("array") and not workload.groups[0].max_count:
+        return (replace(groups[0], max_count=min(workload.array.task_count, MAX_TASKS)),)
+    return groups
+
+
+def array_of(array: workload_pb2.TaskArray, not_before: Mapping[int, float]) -> TaskArray:
+    """How the tasks of an array stand; `not_before`: the end of the backoff of those that have failed, by position."""
+    pairs = zip(array.returned[::2], array.returned[1::2], strict=True)
+    return TaskArray(
+        count=array.task_count,
+        placed=array.placed,
+        returned=tuple(Returned(position, failures, not_before.get(position, 0.0)) for position, failures in pairs),
+        succeeded=array.succeeded,
+        failed=array.failed,
+    )
+
+
 def workload_of(
-    workload: workload_pb2.Workload, not_before: float = 0.0, moment: Moment | None = None, waiting_since: float = 0.0
+    workload: workload_pb2.Workload,
+    not_before: float = 0.0,
+    moment: Moment | None = None,
+    waiting_since: float = 0.0,
+    array: TaskArray | None = None,
 ) -> Workload:
     """A workload as the planner sees it; without `moment` it is shown without its times."""
 
@@ -125,7 +156,7 @@ def workload_of(
     return Workload(
         name=workload.name,
         kind=Kind(workload.kind or Kind.BATCH),
-        groups=_groups_of(tuple(group.SerializeToString() for group in workload.groups)),
+        groups=_groups(workload),
         pools=tuple(workload.pools),
         priority=workload.priority,
         submitted=workload.create_time.ToNanoseconds(),
@@ -135,29 +166,89 @@ def workload_of(
         message=workload.message,
         generation=workload.generation,
         restarts=workload.restarts,
-        slices=tuple(slice_of(each) for each in workload.slices),
+        slices=tuple([slice_of(each) for each in workload.slices]),
         not_before=not_before,
         queue=workload.queue,
         expected_duration_s=float(workload.expected_duration_s),
         is_preemptible=not workload.disable_preemption,
-        selector=tuple(sorted(workload.node_selector.items())),
-        tolerations=tuple(Toleration(key=each.key, value=each.value) for each in workload.tolerations),
+        selector=tuple(sorted(workload.node_selector.items())) if workload.node_selector else (),
+        tolerations=tuple([Toleration(key=each.key, value=each.value) for each in workload.tolerations]),
         topology=_topology_of(workload.topology) if workload.HasField("topology") else None,
         is_spread=workload.spread == workload_pb2.Workload.SPREAD,
-        floating=tuple(sorted(workload.floating_resources.items())),
+        floating=tuple(sorted(workload.floating_resources.items())) if workload.floating_resources else (),
         is_held=workload.hold,
         checks=tuple(
-            Check(name=each.name, state=CheckState(each.state), message=each.message)
-            for each in workload.admission_checks
+            [
+                Check(name=each.name, state=CheckState(each.state), message=each.message)
+                for each in workload.admission_checks
+            ]
         ),
         preemptions=workload.preemptions,
         quota_reserved_at=at("quota_reserve_time"),
         assigned_at=at("assign_time"),
         checkpoint_at=at("checkpoint_time"),
         waiting_since=waiting_since,
-        throughput=tuple(sorted(workload.throughput.items())),
-        granted=tuple(sorted(workload.granted.items())),
+        throughput=tuple(sorted(workload.throughput.items())) if workload.throughput else (),
+        granted=tuple(sorted(workload.granted.items())) if workload.granted else (),
+        array=array if array is not None or not workload.HasField("array") else array_of(workload.array, {}),
+        rules=tuple(_rule_of(each) for each in workload.restart_policy.rules),
+        failures=_failures_of(workload.failures) if workload.HasField("failures") else _NONE,
     )
+
+
+def _rule_of(rule: workload_pb2.RestartPolicy.Rule) -> RestartRule:
+    return RestartRule(
+        failure_class=rule.failure_class,
+        max_restarts=rule.max_restarts if rule.HasField("max_restarts") else None,
+        backoff_s=rule.backoff_s if rule.HasField("backoff_s") else None,
+        avoids_node=rule.avoid_node,
+        stops_repeated=rule.stop_repeated,
+    )
+
+
+def _failures_of(record: workload_pb2.FailureRecord) -> Failures:
+    return Failures(
+        restarts=tuple(sorted(record.restarts.items())),
+        avoided=tuple(record.avoided_nodes),
+        failure_class=record.failure_class,
+        slice=record.slice,
+        node=record.node,
+        generation=record.generation,
+        message=record.message,
+        step=record.step,
+        noticed_s=record.time.ToNanoseconds() / 1e9,
+        exit_code=record.exit_code,
+        streak=record.streak,
+        backoff_s=record.backoff_s,
+        furthest_step=record.furthest_step,
+    )
+
+
+def failures_to_proto(failures: Failures) -> workload_pb2.FailureRecord:
+    """What has failed, as it is stored."""
+    return workload_pb2.FailureRecord(
+        restarts=dict(failures.restarts),
+        avoided_nodes=failures.avoided,
+        failure_class=failures.failure_class,
+        slice=failures.slice,
+        node=failures.node,
+        generation=failures.generation,
+        message=failures.message,
+        step=failures.step,
+        time=_stamp(failures.noticed_s),
+        exit_code=failures.exit_code,
+        streak=failures.streak,
+        backoff_s=failures.backoff_s,
+        furthest_step=failures.furthest_step,
+    )
+
+
+def _stamp(seconds: float) -> Timestamp | None:
+    if not seconds:
+        return None
+    stamp = Timestamp()
+    stamp.FromMicroseconds(round(seconds * 1e6))
+    return stamp
 
 
 def _topology_of(topology: workload_pb2.TopologyRequest) -> Topology:
@@ -238,8 +329,29 @@ def slice_of(each: workload_pb2.Slice) -> Slice:
         state=SliceState(each.state or SliceState.ASSIGNED),
         message=each.message,
         exit_code=each.exit_code,
-        endpoints=tuple(sorted(each.endpoints.items())),
-        outputs=tuple(sorted(each.outputs.items())),
+        endpoints=tuple(sorted(each.endpoints.items())) if each.endpoints else (),
+        outputs=tuple(sorted(each.outputs.items())) if each.outputs else (),
+        failure=_slice_failure_of(each.failure) if each.HasField("failure") else None,
+    )
+
+
+def _slice_failure_of(failure: workload_pb2.SliceFailure) -> SliceFailure:
+    return SliceFailure(
+        failure_class=failure.failure_class,
+        step=failure.step,
+        noticed_s=failure.time.ToNanoseconds() / 1e9,
+        suspects=tuple(failure.suspects),
+        waited=failure.waited,
+    )
+
+
+def _slice_failure_to_proto(failure: SliceFailure) -> workload_pb2.SliceFailure:
+    return workload_pb2.SliceFailure(
+        failure_class=failure.failure_class,
+        step=failure.step,
+        time=_stamp(failure.noticed_s),
+        suspects=failure.suspects,
+        waited=failure.waited,
     )
 
 
@@ -255,23 +367,39 @@ def slice_to_proto(each: Slice) -> workload_pb2.Slice:
         exit_code=each.exit_code,
         endpoints=dict(each.endpoints),
         outputs=dict(each.outputs),
+        failure=_slice_failure_to_proto(each.failure) if each.failure is not None else None,
     )
 
 
-def assignment_of(assignment: ledger_pb2.Assignment, statuses: Mapping[int, workload_pb2.Slice]) -> Assignment:
-    """A generation with what was reported about its slices."""
+@lru_cache(maxsize=4096)
+def _ran(resources: bytes, program: bytes) -> Ran:
+    """What many generations were given is alike, and a generation's own stays as it is while its slices change."""
+    return Ran(
+        demand=demand_of(resources_pb2.Resources.FromString(resources)), program=hashlib.sha256(program).digest()
+    )
+
+
+def assignment_of(
+    assignment: ledger_pb2.Assignment,
+    statuses: Mapping[int, workload_pb2.Slice],
+    tasks: tuple[Slice, ...] | None = None,
+    revision: int = 0,
+) -> Assignment:
+    """A generation with what was reported about its slices; those of an array are given."""
+    slices = tuple(slice_of(statuses.get(each.index, each)) for each in assignment.slices) if tasks is None else tasks
     return Assignment(
         workload=assignment.workload,
         generation=assignment.generation,
         pool=assignment.pool,
-        slices=tuple(slice_of(statuses.get(each.index, each)) for each in assignment.slices),
+        slices=slices,
         sessions=dict(assignment.sessions),
         groups={
-            name: Ran(demand=demand_of(resources), program=digest_of(assignment.programs[name]))
+            name: _ran(resources.SerializeToString(), stored(assignment.programs[name]))
             for name, resources in assignment.resources.items()
         },
         kept=frozenset(assignment.kept),
         revoked=assignment.revoke_reason or ("revoked" if assignment.HasField("revoke_time") else ""),
+        revision=revision,
     )
 
 
@@ -304,6 +432,22 @@ def start_slices(
         owner=assignment.owner,
         trace_context=assignment.trace_context,
         gang_nodes=list(dict.fromkeys(each.node for each in slices)),
+    )
+
+
+def start_tasks(assignment: ledger_pb2.Assignment, tasks: tasks_pb2.NodeTasks) -> node_session_pb2.StartTasks:
+    """What one node has to run of an array."""
+    return node_session_pb2.StartTasks(
+        workload=assignment.workload,
+        workload_uid=assignment.workload_uid,
+        generation=assignment.generation,
+        tasks=tasks,
+        serial=assignment.serial,
+        task_count=assignment.task_count,
+        first_index=assignment.first_index,
+        program=next(iter(assignment.programs.values())).process,
+        owner=assignment.owner,
+        trace_context=assignment.trace_context,
     )
 
 

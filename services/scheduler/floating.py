@@ -1,5 +1,7 @@
 """Floating resources as clients see them: created, read, changed and deleted; their use is derived from the ledger."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Final
 
 from chassis.etags import etag as etag_at
@@ -7,6 +9,7 @@ from chassis.etags import unchanged
 from chassis.kv import KV, Delete, Entry, Put, absent
 from chassis.paging import Pager
 from chassis.requests import Claim, Requests
+from chassis.watching import changes
 from lepton.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument
 from lepton.names import FloatingResourceName, not_found
 from lepton.scheduler.v1 import queue_pb2
@@ -58,6 +61,25 @@ class FloatingResources:
             floating_resources=[self._shown(entry, use) for entry in page.entries],
             next_page_token=page.next_page_token,
         )
+
+    async def watch(
+        self, request: service.WatchFloatingResourcesRequest
+    ) -> AsyncGenerator[service.WatchFloatingResourcesResponse, None]:
+        """The floating resources as they are, then every change of what there is of them."""
+        response = service.WatchFloatingResourcesResponse
+        async with aclosing(changes(self._kv, keys.FLOATING_RESOURCES, request.revision)) as batches:
+            async for batch in batches:
+                use = self._use() if batch.events else {}
+                for event in batch.events:
+                    if event.entry is not None:
+                        shown = self._shown(event.entry, use)
+                        yield response(event=response.CHANGED, floating_resource=shown, revision=event.revision)
+                    else:
+                        name = FloatingResourceName(event.key.removeprefix(keys.FLOATING_RESOURCES))
+                        gone = FloatingResource(name=str(name))
+                        yield response(event=response.DELETED, floating_resource=gone, revision=event.revision)
+                if not batch.events:
+                    yield response(event=response.BOOKMARK, revision=batch.revision)
 
     async def update(self, request: service.UpdateFloatingResourceRequest) -> FloatingResource:
         """Change how much there is. What is held beyond a smaller capacity is not taken away."""

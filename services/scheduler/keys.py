@@ -67,6 +67,11 @@ def status(name: WorkloadName, generation: int, index: int) -> str:
     return f"{statuses(name, generation)}{index:05d}"
 
 
+def task_states(name: WorkloadName, generation: int, node: NodeName) -> str:
+    """How the tasks of an array stand on one node."""
+    return f"{statuses(name, generation)}{node.pool}/{node.node}"
+
+
 def queue(name: QueueName) -> str:
     """A queue's document."""
     return QUEUES + name.queue

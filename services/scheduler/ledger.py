@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import itertools
+from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -10,7 +11,7 @@ from typing import Protocol
 
 from chassis.clock import Clock
 from chassis.kv import KV, Entry, Event, WatchBatch, follow
-from lepton.internal.v1 import ledger_pb2
+from lepton.internal.v1 import ledger_pb2, tasks_pb2
 from lepton.names import FloatingResourceName, NodeName, PoolName, ProjectName, QueueName, WorkloadName
 from lepton.scheduler.v1 import node_pb2, pool_pb2, queue_pb2, workload_pb2
 from services.scheduler import convert, keys
@@ -26,8 +27,10 @@ from services.scheduler.snapshot import (
     Reservation,
     Snapshot,
     State,
+    TaskArray,
     Workload,
 )
+from services.scheduler.task_table import TaskTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +68,20 @@ class AssignmentRecord:
     mod_revision: int
     statuses: dict[int, workload_pb2.Slice] = field(default_factory=dict)
     announced_store: str = ""  # what the gang was told
+    tasks: TaskTable | None = None  # of an array
     _value: Assignment | None = None
+
+    def __post_init__(self) -> None:
+        if self.proto.task_count:
+            self.tasks = TaskTable(self.proto)
 
     @property
     def value(self) -> Assignment:
         """The generation as the planner sees it."""
         if self._value is None:
-            self._value = convert.assignment_of(self.proto, self.statuses)
+            tasks = self.tasks.slices() if self.tasks is not None else None
+            revision = self.mod_revision if tasks is not None else 0
+            self._value = convert.assignment_of(self.proto, self.statuses, tasks, revision)
         return self._value
 
     @property
@@ -86,11 +96,19 @@ class AssignmentRecord:
     def update(self, proto: ledger_pb2.Assignment, mod_revision: int) -> None:
         """Take over a new version of the document."""
         self.proto, self.mod_revision, self._value = proto, mod_revision, None
+        if self.tasks is not None:
+            self.tasks.update(proto)
 
     def report(self, status: workload_pb2.Slice) -> None:
         """Take over a slice's new state."""
         self.statuses[status.index] = status
         self._value = None
+
+    def report_tasks(self, node: str, states: tasks_pb2.TaskStates, revision: int) -> None:
+        """Take over what a node says of its tasks."""
+        if self.tasks is not None:
+            self.tasks.report(node, states, revision)
+            self._value = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,6 +121,7 @@ class Changes:
     revoked: list[AssignmentRecord] = field(default_factory=list)
     forgotten: list[AssignmentRecord] = field(default_factory=list)
     reported: list[tuple[AssignmentRecord, workload_pb2.Slice]] = field(default_factory=list)
+    grown: list[tuple[AssignmentRecord, int]] = field(default_factory=list)  # arrays, with the serial before
 
 
 class Listener(Protocol):
@@ -116,8 +135,9 @@ class Listener(Protocol):
 class Ledger:
     """Pools, nodes, workloads, assignments and slice states as of one revision."""
 
-    def __init__(self, kv: KV, clock: Clock) -> None:
+    def __init__(self, kv: KV, clock: Clock, *, settled_s: float = 300.0, cooled_s: float = 60.0) -> None:
         self.revision = 0
+        self._settled_s, self._cooled_s = settled_s, cooled_s
         self.synced = asyncio.Event()
         self.changed = asyncio.Event()  # for the planner, which clears it
         self.pools: dict[str, pool_pb2.Pool] = {}
@@ -181,6 +201,8 @@ class Ledger:
             assignments=MappingProxyType(self._assigned),
             gone=MappingProxyType(self._gone),
             fence_s=fence_s,
+            settled_s=self._settled_s,
+            cooled_s=self._cooled_s,
             queues=MappingProxyType(self._queue_values),
             floating={name: each.capacity for name, each in self.floating.items()},
             reservations=MappingProxyType(self.reservations),
@@ -269,7 +291,7 @@ class Ledger:
         self._node_values[name] = record.value
 
     def _workload(self, parts: list[str], event: Event) -> None:
-        name = str(WorkloadName(*parts))
+        name = _workload_name(parts)
         before = self.workloads.pop(name, None)
         self._active.pop(name, None)
         if event.entry is None:
@@ -277,7 +299,8 @@ class Ledger:
         proto = workload_pb2.Workload.FromString(event.entry.value)
         moment = convert.moments(self._clock)
         waiting_since = self._waiting_since(before, proto, moment)
-        value = convert.workload_of(proto, self._not_before(before, proto), moment, waiting_since)
+        array = self._array(before, proto) if proto.HasField("array") else None
+        value = convert.workload_of(proto, self._not_before(before, proto), moment, waiting_since, array)
         self.workloads[name] = WorkloadRecord(proto=proto, value=value, mod_revision=event.entry.mod_revision)
         if value.state not in ENDED:
             self._active[name] = value
@@ -293,7 +316,22 @@ class Ledger:
             return before.value.not_before
         if before is None and Reason(now.pending_reason) is not Reason.BACKING_OFF:
             return 0.0
-        return self._clock.monotonic() + backoff_s(now.restarts)
+        pause_s = now.failures.backoff_s if now.failures.generation else backoff_s(now.restarts)
+        return self._clock.monotonic() + pause_s
+
+    def _array(self, before: WorkloadRecord | None, now: workload_pb2.Workload) -> TaskArray:
+        """The tasks of an array. A backoff begins when the failure is first seen here."""
+        known = before.value.array.returned if before is not None and before.value.array is not None else ()
+        failures = {each.position: each for each in known}
+        moment = self._clock.monotonic()
+        not_before: dict[int, float] = {}
+        returned = now.array.returned
+        for position, count in zip(returned[::2], returned[1::2], strict=True):
+            each = failures.get(position)
+            if count:
+                is_known = each is not None and each.failures == count
+                not_before[position] = each.not_before if is_known and each else moment + backoff_s(count)
+        return convert.array_of(now.array, not_before)
 
     def _waiting_since(
         self, before: WorkloadRecord | None, now: workload_pb2.Workload, moment: convert.Moment
@@ -348,7 +386,7 @@ class Ledger:
         }
 
     def _assignment(self, parts: list[str], event: Event, changes: Changes) -> None:
-        name, generation = str(WorkloadName(*parts[:2])), int(parts[2])
+        name, generation = _workload_name(parts), int(parts[2])
         self._reassigned.add(name)
         records = self.assignments.setdefault(name, {})
         record = records.get(generation)
@@ -364,6 +402,9 @@ class Ledger:
             record = records[generation] = AssignmentRecord(proto=proto, mod_revision=event.entry.mod_revision)
             changes.assigned.append(record)
         else:
+            if record.tasks is not None and proto.serial > record.proto.serial:
+                changes.grown.append((record, record.proto.serial))
+            self._leave(record, record.proto.sessions.keys() - proto.sessions.keys())
             record.update(proto, event.entry.mod_revision)
         if record.is_revoked:
             changes.revoked.append(record)
@@ -373,18 +414,30 @@ class Ledger:
                 self._gone.setdefault(node, self._clock.monotonic())
 
     def _unplace(self, record: AssignmentRecord) -> None:
-        for node in record.proto.sessions:
+        self._leave(record, record.proto.sessions)
+
+    def _leave(self, record: AssignmentRecord, nodes: Iterable[str]) -> None:
+        for node in nodes:
             here = self._on_node.get(node, set())
             here.discard((record.proto.workload, record.proto.generation))
             if not here:
                 self._on_node.pop(node, None)
 
     def _status(self, parts: list[str], event: Event, changes: Changes) -> None:
-        name = str(WorkloadName(*parts[:2]))
+        name = _workload_name(parts)
         record = self.assignment(name, int(parts[2]))
         if record is None or event.entry is None:
             return
         self._reassigned.add(name)
+        if record.tasks is not None:
+            states = tasks_pb2.TaskStates.FromString(event.entry.value)
+            record.report_tasks(str(NodeName(*parts[3:])), states, event.entry.mod_revision)
+            return
         status = workload_pb2.Slice.FromString(event.entry.value)
         record.report(status)
         changes.reported.append((record, status))
+
+
+def _workload_name(parts: list[str]) -> str:
+    """The name that begins a key. It was checked before it was written: that costs more than all else here."""
+    return f"projects/{parts[0]}/workloads/{parts[1]}"

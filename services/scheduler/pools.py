@@ -1,7 +1,8 @@
 """Pools as clients see them: documents from etcd, with what their nodes have and what of it is in use."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Final
 
 from chassis.clock import Clock
@@ -10,6 +11,7 @@ from chassis.etags import unchanged
 from chassis.kv import KV, Delete, DeletePrefix, Entry, Put, absent
 from chassis.paging import Pager
 from chassis.requests import Claim, Requests
+from chassis.watching import changes
 from lepton.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument
 from lepton.names import PoolName, not_found
 from lepton.scheduler.v1 import pool_pb2, resources_pb2
@@ -67,6 +69,20 @@ class Pools:
         page = await self._pager.page(keys.POOLS, request)
         pools = [self._pool(entry) for entry in page.entries]
         return service.ListPoolsResponse(pools=pools, next_page_token=page.next_page_token)
+
+    async def watch(self, request: service.WatchPoolsRequest) -> AsyncGenerator[service.WatchPoolsResponse, None]:
+        """The pools as they are, then every change of what is set on them."""
+        response = service.WatchPoolsResponse
+        async with aclosing(changes(self._kv, keys.POOLS, request.revision)) as batches:
+            async for batch in batches:
+                for event in batch.events:
+                    if event.entry is not None:
+                        yield response(event=response.CHANGED, pool=self._pool(event.entry), revision=event.revision)
+                    else:
+                        gone = pool_pb2.Pool(name=str(PoolName(event.key.removeprefix(keys.POOLS))))
+                        yield response(event=response.DELETED, pool=gone, revision=event.revision)
+                if not batch.events:
+                    yield response(event=response.BOOKMARK, revision=batch.revision)
 
     async def update(self, request: service.UpdatePoolRequest) -> pool_pb2.Pool:
         """Change what the mask names. The nodes that are in the pool stay in it, whatever its rule says now."""

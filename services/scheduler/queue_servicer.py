@@ -59,6 +59,13 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
     ) -> service.ListFloatingResourcesResponse:
         return await self._floating.list(request)
 
+    async def WatchFloatingResources(
+        self, request: service.WatchFloatingResourcesRequest, context: Any
+    ) -> AsyncIterator[service.WatchFloatingResourcesResponse]:
+        async with aclosing(self._floating.watch(request)) as changes:
+            async for change in changes:
+                yield change
+
     async def UpdateFloatingResource(
         self, request: service.UpdateFloatingResourceRequest, context: Any
     ) -> queue_pb2.FloatingResource:

@@ -34,6 +34,7 @@ from services.scheduler.sessions.leases import Leases
 from services.scheduler.sessions.registry import Sessions
 from services.scheduler.sessions.reports import Reports
 from services.scheduler.sessions.servicer import NodeSessionServicer
+from services.scheduler.sessions.task_reports import TaskReports
 from services.scheduler.utilization import Utilization
 from services.scheduler.utilization.measured import Measured
 from services.scheduler.utilization.utilization import Access
@@ -54,14 +55,15 @@ class Scheduler:
     ) -> None:
         nodes, lead = config.nodes, config.leader
         replica_id = config.replica_id or f"{socket.gethostname()}:{os.getpid()}"
-        self.ledger = Ledger(kv, clock)
+        self.ledger = Ledger(kv, clock, settled_s=config.elastic.settled_s, cooled_s=config.elastic.cooled_s)
         requests = Requests(kv, keys.REQUESTS, clock=clock)
         leases = Leases(kv, clock, count=nodes.leases, ttl_s=nodes.lease_ttl_s)
         self.sessions = Sessions(kv, self.ledger, leases, clock, ttl_s=nodes.ttl_s)
         delivery = Delivery(self.ledger, self.sessions)
         self.ledger.listen(self.sessions)
         self.ledger.listen(delivery)
-        conversations = Conversations(self.sessions, delivery, Reports(kv, self.ledger, clock))
+        reports, task_reports = Reports(kv, self.ledger, clock), TaskReports(kv, self.ledger, clock)
+        conversations = Conversations(self.sessions, delivery, reports, task_reports)
         election = Election(
             kv,
             keys.LEADER,

@@ -32,6 +32,13 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
     async def ListPools(self, request: service.ListPoolsRequest, context: Any) -> service.ListPoolsResponse:
         return await self._pools.list(request)
 
+    async def WatchPools(
+        self, request: service.WatchPoolsRequest, context: Any
+    ) -> AsyncIterator[service.WatchPoolsResponse]:
+        async with aclosing(self._pools.watch(request)) as changes:
+            async for change in changes:
+                yield change
+
     async def UpdatePool(self, request: service.UpdatePoolRequest, context: Any) -> pool_pb2.Pool:
         return await self._pools.update(request)
 

@@ -207,6 +207,47 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SliceFailure:
+    """How a slice failed, as its agent judges it."""
+
+    failure_class: str
+    step: int = 0
+    noticed_s: float = 0.0  # of the wall clock
+    suspects: tuple[int, ...] = ()  # the slices at fault as it sees it; empty = itself
+    waited: bool = False  # for others, when it failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartRule:
+    """What a class of failure may cost."""
+
+    failure_class: str
+    max_restarts: int | None = None  # None = within the workload's own
+    backoff_s: float | None = None  # None = the default
+    avoids_node: bool = False
+    stops_repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failures:
+    """What has failed of a gang so far, and how the last of its generations that broke did."""
+
+    restarts: tuple[tuple[str, int], ...] = ()  # by class, sorted
+    avoided: tuple[str, ...] = ()  # nodes, the newest last
+    failure_class: str = ""
+    slice: int = 0
+    node: str = ""
+    generation: int = 0
+    message: str = ""
+    step: int = 0
+    noticed_s: float = 0.0
+    exit_code: int = 0
+    streak: int = 0  # in a row that got no further
+    backoff_s: float = 0.0
+    furthest_step: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
     """One member of a gang, on its node."""
 
@@ -219,6 +260,32 @@ class Slice:
     exit_code: int = 0
     endpoints: tuple[tuple[str, str], ...] = ()
     outputs: tuple[tuple[str, str], ...] = ()
+    failure: SliceFailure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A task that has had a place and has not ended for good; of those that run, only one that has failed before."""
+
+    position: int
+    failures: int
+    not_before: float  # monotonic: the end of its backoff
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskArray:
+    """How the tasks of an array stand. They are placed in their order, and those that come back go first."""
+
+    count: int
+    placed: int = 0  # so many have had a place, counted from the first
+    returned: tuple[Returned, ...] = ()  # by position
+    succeeded: int = 0
+    failed: int = 0  # for good
+
+    @property
+    def left(self) -> int:
+        """How many have not ended for good."""
+        return self.count - self.succeeded - self.failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +323,11 @@ class Workload:
     waiting_since: float = 0.0
     throughput: tuple[tuple[int, float], ...] = ()  # slices -> samples per second, measured, sorted
     granted: tuple[tuple[str, int], ...] = ()  # group -> slices that it is held to after it gave some up, sorted
+    rules: tuple[RestartRule, ...] = ()
+    failures: Failures = Failures()
+    array: TaskArray | None = (
+        None  # its slices are tasks: of its one group at least one and at most `max_count` at once
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,6 +350,7 @@ class Assignment:
     groups: Mapping[str, Ran]
     kept: frozenset[int] = frozenset()  # indices that go on from the generation before
     revoked: str = ""  # why it is being stopped; empty = it is wanted
+    revision: int = 0  # of the document; told for arrays, whose generations grow and shrink in place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,6 +375,8 @@ class Snapshot:
     assignments: Mapping[str, tuple[Assignment, ...]] = field(default_factory=dict)  # by workload, oldest first
     gone: Mapping[str, float] = field(default_factory=dict)  # node -> monotonic time at which it was found missing
     fence_s: float = 10.0  # a node that has gone may still run its slices for so long
+    settled_s: float = 300.0  # no gang is resized sooner after it was placed
+    cooled_s: float = 60.0  # and independent slices come back no sooner after some were taken away
     queues: Mapping[str, Queue] = field(default_factory=dict)
     floating: Mapping[str, int] = field(default_factory=dict)  # capacity by name
     reservations: Mapping[str, Reservation] = field(default_factory=dict)  # by workload

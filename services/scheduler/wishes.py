@@ -8,8 +8,11 @@ from lepton.errors import FailedPrecondition, InvalidArgument
 from lepton.names import FloatingResourceName, PoolName, QueueName
 from lepton.scheduler.v1 import program_pb2, workload_pb2
 from lepton.scheduler.v1 import scheduler_service_pb2 as service
+from services.scheduler import convert
 
-MAX_SLICES: Final = 4096  # a generation is one document, and must fit into a transaction with the workload's
+MAX_SLICES: Final = (
+    convert.MAX_TASKS
+)  # a generation is one document, and must fit into a transaction with the workload's
 _CHANGEABLE: Final = ("groups", "priority", "hold", "queue", "expected_duration_s")
 _FORBIDDEN: Final = ("LD_", "PYTHON")
 
@@ -29,6 +32,8 @@ def _violations(workload: workload_pb2.Workload, path: str) -> Iterator[tuple[st
     for resource in workload.floating_resources:
         FloatingResourceName.parse(resource, f"{path}.floating_resources[{resource}]")
     yield from _conditions(workload, path)
+    if workload.HasField("array"):
+        yield from _of_array(workload, path)
     for name, count in Counter(group.name for group in workload.groups).items():
         if count > 1:
             yield f"{path}.groups", f"has {count} groups named {name}"
@@ -62,6 +67,21 @@ def _conditions(workload: workload_pb2.Workload, path: str) -> Iterator[tuple[st
     size = workload.topology.slice_size
     if size and any(group.min_count % size for group in workload.groups):
         yield f"{path}.topology.slice_size", "must divide the min_count of every group"
+
+
+def _of_array(workload: workload_pb2.Workload, path: str) -> Iterator[tuple[str, str]]:
+    """Tasks stand alone, each a process."""
+    if workload.kind not in (workload_pb2.Workload.BATCH, workload_pb2.Workload.KIND_UNSPECIFIED):
+        yield f"{path}.kind", "must be BATCH where there is an array"
+    if len(workload.groups) != 1:
+        yield f"{path}.groups", "must be one where there is an array"
+    for at, group in enumerate(workload.groups):
+        if group.min_count != 1:
+            yield f"{path}.groups[{at}].min_count", "must be 1 where there is an array: tasks start one by one"
+        if not group.program.HasField("process"):
+            yield f"{path}.groups[{at}].program", "must be a process where there is an array"
+    if workload.HasField("topology"):
+        yield f"{path}.topology", "must not be set where there is an array: tasks stand alone"
 
 
 def _environment(program: program_pb2.Program) -> Iterator[str]:

@@ -13,8 +13,9 @@ from lepton.internal.v1.run_report_pb2_grpc import add_RunReportServiceServicer_
 from lepton.trainer.v1.artifact_service_pb2_grpc import add_ArtifactServiceServicer_to_server
 from lepton.trainer.v1.trainer_service_pb2_grpc import add_TrainerServiceServicer_to_server
 from services.trainer.artifact_servicer import ArtifactServicer
+from services.trainer.collector import Collector
 from services.trainer.config import TrainerConfig
-from services.trainer.journal import Journals
+from services.trainer.journal import Journals, Limits
 from services.trainer.reconciler import Reconciler
 from services.trainer.reports import RunReportServicer
 from services.trainer.runs import Runs
@@ -27,11 +28,13 @@ async def build(config: TrainerConfig, app: App) -> None:
     kv = await app.enter(EtcdKV(config.etcd_endpoints, tls=None, clock=app.clock))
     await app.join_mesh()
     artifacts = ArtifactStore(config.artifacts)
-    journals = Journals(config.journals)
+    journals = Journals(config.journals, Limits.of(config.largest_journal_bytes))
     jobs = JobStore(kv)
     election = Election(kv, LEADER, f"{socket.gethostname()}-{os.getpid()}", clock=app.clock)
     reconciler = Reconciler(kv, election, Ledger(app.peers.channel("scheduler")), app.clock)
     app.loop("reconcile jobs", reconciler.run)
+    collector = Collector(kv, artifacts, app.clock, every_s=config.collect_every_s, grace_s=config.collect_after_s)
+    app.loop("collect checkpoints", collector.run)
     pager = await Pager.open(kv, PAGE_KEY)
     app.serve(
         (add_TrainerServiceServicer_to_server, TrainerServicer(kv, artifacts, journals, pager)),

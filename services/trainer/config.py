@@ -18,3 +18,9 @@ class TrainerConfig(ServiceConfig):
     """Folder of the jobs' journals: what ranks printed and measured."""
     largest_artifact_bytes: int = 4 * 1024**3
     """The most that one upload may bring."""
+    largest_journal_bytes: int = 64 * 1024**2
+    """The most that is kept of what one job's ranks print and measure; of more, the middle is dropped."""
+    collect_every_s: float = 300.0
+    """How often what dropped checkpoints have left is looked for and deleted."""
+    collect_after_s: float = 3600.0
+    """For how long a file that ranks have stored is kept in any case; longer than it takes to write a checkpoint."""

@@ -1,31 +1,31 @@
 """A job's journal: what its ranks printed and measured, readable after the job and its nodes are gone."""
 
 import asyncio
-import json
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from lepton.internal.v1.run_report_pb2 import RunEvent
-from lepton.trainer.v1.trainer_service_pb2 import LogLine, MetricPoint
+from lepton.trainer.v1.trainer_service_pb2 import MetricPoint
 from services.trainer.journal_file import JournalFile, Source
+from services.trainer.journal_limits import Limits
+from services.trainer.journal_lines import log_line, metric_point, written
 from services.trainer.sequences import Sequences
 
 _OPEN: Final = 256
+_END: Final = 1 << 62  # behind every offset
 _LOOK_S: Final = 0.5
 """How soon a reader sees what another process of the trainer has appended; of our own it is told at once."""
 
-__all__ = ["Journal", "Journals", "Source", "log_line", "metric_point"]
+__all__ = ["Journal", "Journals", "Limits", "Source", "log_line", "metric_point"]
 
 
 class Journal:
     """The journal of one job; any number of readers follow it."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = JournalFile(path)
+    def __init__(self, path: Path, limits: Limits | None = None) -> None:
+        self._file = JournalFile(path, limits or Limits())
         self._using = asyncio.Lock()
         self._grown = asyncio.Event()
 
@@ -34,7 +34,10 @@ class Journal:
 
         def make(stored: Sequences) -> Sequence[bytes]:
             fresh = {event.sequence: event for event in events if event.sequence not in stored}
-            return [_line(source, event) for event in fresh.values()]
+            for event in fresh.values():
+                if event.WhichOneof("event") == "pace":
+                    stored.add(event.sequence)  # of use now or never: what it says is in the next measurement
+            return [written(source, event) for event in fresh.values() if event.WhichOneof("event") != "pace"]
 
         async with self._using:
             await asyncio.to_thread(self._file.append, source, make)  # fsync blocks
@@ -46,6 +49,30 @@ class Journal:
         """The next lines after an offset, a page at the most, each with its `offset`."""
         async with self._using:
             return await asyncio.to_thread(self._file.read, offset)
+
+    async def tail(self, count: int, offset: int, is_wanted: Callable[[dict[str, Any]], bool]) -> int:
+        """Where to begin to read the last `count` wanted lines of those behind an offset."""
+        position = _END
+        while True:
+            async with self._using:
+                page = await asyncio.to_thread(self._file.read_before, position)
+            for line in reversed(page):
+                if line["offset"] <= offset:
+                    return offset
+                count -= is_wanted(line)
+                if not count:
+                    return int(line["offset"]) - 1
+            if not page:
+                return offset
+            position = page[0]["offset"]
+
+    async def measured(self, offset: int) -> list[MetricPoint]:
+        """Everything measured so far behind an offset."""
+        points = []
+        while page := await self.read(offset):
+            offset = page[-1]["offset"]
+            points += [point for point in map(metric_point, page) if point is not None]
+        return points
 
     async def follow(self, offset: int, ended: asyncio.Event) -> AsyncGenerator[list[dict[str, Any]], None]:
         """Pages of lines after an offset, until `ended` is set and everything has been read."""
@@ -72,15 +99,15 @@ class Journal:
 class Journals:
     """The journals of all jobs, one file each; those used last stay open."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
+        self._folder, self._limits = folder, limits or Limits()
         self._open: OrderedDict[str, Journal] = OrderedDict()
 
     def of(self, job_uid: str) -> Journal:
         """The journal of a job."""
         journal = self._open.get(job_uid)
         if journal is None:
-            journal = self._open[job_uid] = Journal(self._path(job_uid))
+            journal = self._open[job_uid] = Journal(self._path(job_uid), self._limits)
         self._open.move_to_end(job_uid)
         while len(self._open) > _OPEN:
             self._open.popitem(last=False)
@@ -93,61 +120,6 @@ class Journals:
 
     def _path(self, job_uid: str) -> Path:
         return self._folder / f"{job_uid}.jsonl"
-
-
-def log_line(line: dict[str, Any]) -> LogLine | None:
-    """A line as output of a rank; None when it is something else."""
-    if "text" not in line:
-        return None
-    return LogLine(
-        offset=line["offset"],
-        rank=line["rank"],
-        generation=line["generation"],
-        is_stderr=line.get("stderr", False),
-        text=line["text"],
-        time=_stamp(line["time"]),
-    )
-
-
-def metric_point(line: dict[str, Any]) -> MetricPoint | None:
-    """A line as a measurement; None when it is something else."""
-    if "values" not in line:
-        return None
-    return MetricPoint(
-        offset=line["offset"],
-        step=line["step"],
-        epoch=line["epoch"],
-        generation=line["generation"],
-        values=line["values"],
-        time=_stamp(line["time"]),
-    )
-
-
-def _line(source: Source, event: RunEvent) -> bytes:
-    kind = event.WhichOneof("event")
-    body: dict[str, Any] = {}
-    if kind == "output":
-        body = {"text": event.output.text}
-        if event.output.is_stderr:
-            body["stderr"] = True
-    elif kind == "measurement":
-        measured = event.measurement
-        body = {"step": measured.step, "epoch": measured.epoch, "values": dict(measured.values)}
-    elif kind is not None:
-        body = {"kind": kind}
-    head = {
-        "generation": source.generation,
-        "rank": source.rank,
-        "sequence": event.sequence,
-        "time": event.time.ToMicroseconds(),
-    }
-    return json.dumps({**head, **body}, separators=(",", ":")).encode() + b"\n"
-
-
-def _stamp(microseconds: int) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromMicroseconds(microseconds)
-    return stamp
 
 
 async def _first(*awaitables: Any) -> None:

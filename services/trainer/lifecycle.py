@@ -1,12 +1,13 @@
 """A job's states, and what the state of its workload means for it; pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lepton.scheduler.v1.workload_pb2 import Workload
 from lepton.trainer.v1.job_pb2 import Job, JobError
+from services.trainer.failures import classed, failure, note_generation
 
 ENDED: Final[frozenset["Job.State.ValueType"]] = frozenset({Job.SUCCEEDED, Job.FAILED, Job.CANCELLED})
 
@@ -43,6 +44,7 @@ def observe(job: Job, workload: Workload, now: Timestamp) -> None:
     job.restarts = workload.restarts
     if job.state != Job.CANCELLING:
         job.message = workload.message
+    note_generation(job, workload.failures, now)
     if workload.slices:
         del job.nodes[:]
         job.nodes.extend(dict.fromkeys(piece.node for piece in workload.slices))
@@ -50,7 +52,7 @@ def observe(job: Job, workload: Workload, now: Timestamp) -> None:
         job.start_time.CopyFrom(now)
     if job.state in ENDED and not job.HasField("end_time"):
         job.end_time.CopyFrom(now)
-        _explain_end(job, workload)
+        _explain_end(job, workload, now)
 
 
 def end_without_workload(job: Job, now: Timestamp) -> None:
@@ -59,6 +61,7 @@ def end_without_workload(job: Job, now: Timestamp) -> None:
         return
     if job.state == Job.CANCELLING:
         job.state, job.message = Job.CANCELLED, "stopped on request"
+        job.error.CopyFrom(_cancelled(job, now))
     elif job.package:
         # The package is the last that a run commits, and only a workload that has ended can be deleted.
         job.state, job.message, job.progress.fraction = Job.SUCCEEDED, "", 1.0
@@ -78,24 +81,17 @@ def refuse(job: Job, message: str, now: Timestamp) -> None:
     job.end_time.CopyFrom(now)
 
 
-def note_failure(job: Job, generation: int, error: JobError) -> None:
-    """Takes down how a rank has failed: of each generation the failure that is told first.
-
-    It counts also when the workload's failure, which says less, has come before it.
-    """
-    if generation == job.generation and not job.error.log_tail and job.state not in {Job.SUCCEEDED, Job.CANCELLED}:
-        job.error.CopyFrom(error)
-
-
-def failure(message: str, *, rank: int = 0, log_tail: Sequence[str] = ()) -> JobError:
-    """A failure of the user's program."""
-    # `class` is a keyword of Python, so it cannot be an argument.
-    return JobError(message=message, rank=rank, log_tail=log_tail, **{"class": JobError.USER_ERROR})
-
-
-def _explain_end(job: Job, workload: Workload) -> None:
+def _explain_end(job: Job, workload: Workload, now: Timestamp) -> None:
+    del job.stragglers[:]
     if job.state == Job.SUCCEEDED:
         job.progress.fraction = 1.0
         job.ClearField("error")
+    if job.state == Job.CANCELLED:
+        job.error.CopyFrom(_cancelled(job, now))
     if job.state == Job.FAILED and not job.error.message:
         job.error.CopyFrom(failure(workload.message or "the workload failed"))
+
+
+def _cancelled(job: Job, now: Timestamp) -> JobError:
+    error = JobError(message="stopped on request", generation=job.generation, time=now)
+    return classed(error, JobError.CANCELLED)

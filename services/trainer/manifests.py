@@ -1,13 +1,15 @@
 """Manifests that ranks name: read with a limit, and believed only when everything they list is in the store."""
 
+import asyncio
 import json
 from typing import Any, Final
 
 from chassis.artifacts import ArtifactStore
+from lepton.artifacts import parse_digest
 from lepton.errors import InvalidArgument
 from lepton.models.package import ModelPackage
 
-_LARGEST_BYTES: Final = 16 << 20
+_LARGEST_BYTES: Final = 256 << 20
 
 
 async def checkpoint_size(artifacts: ArtifactStore, project: str, digest: str) -> int:
@@ -15,15 +17,24 @@ async def checkpoint_size(artifacts: ArtifactStore, project: str, digest: str) -
 
     Raises InvalidArgument, NotFound, FailedPrecondition.
     """
-    manifest = _parse(await read_manifest(artifacts, project, digest), digest)
-    try:
-        files = [(str(file["digest"]), int(file["size"])) for file in manifest["files"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidArgument("MANIFEST_INVALID", manifest=digest) from error
-    for file, size in files:
+    files = await checkpoint_files(artifacts, project, digest)
+    for file, size in files.items():
         if await artifacts.size(project, file) != size:
             raise InvalidArgument("MANIFEST_INVALID", manifest=digest, file=file)
-    return sum(size for _, size in files)
+    return sum(files.values())
+
+
+async def checkpoint_files(artifacts: ArtifactStore, project: str, digest: str) -> dict[str, int]:
+    """The files that a checkpoint's manifest lists, with their sizes.
+
+    Raises InvalidArgument, NotFound, FailedPrecondition.
+    """
+    data = await read_manifest(artifacts, project, digest)
+    manifest = await asyncio.to_thread(_parse, data, digest)  # of many ranks it is large
+    try:
+        return {parse_digest(file["digest"]): int(file["size"]) for file in manifest["files"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidArgument("MANIFEST_INVALID", manifest=digest) from error
 
 
 async def check_package(artifacts: ArtifactStore, project: str, digest: str) -> None:

@@ -15,16 +15,16 @@ from lepton.internal.v1.run_report_pb2 import (
 )
 from lepton.internal.v1.run_report_pb2_grpc import RunReportServiceServicer
 from lepton.names import JobName
-from lepton.trainer.v1.job_pb2 import Job
-from services.trainer.commits import note_metrics
+from lepton.trainer.v1.job_pb2 import Job, Straggler
+from services.trainer.commits import note_failed, note_metrics
+from services.trainer.failures import note_failure, of_rank
+from services.trainer.gauge import Gauge, Reading, record, show
 from services.trainer.journal import Journals, Source
-from services.trainer.lifecycle import ENDED, failure, note_failure
+from services.trainer.lifecycle import ENDED
 from services.trainer.runs import Runs
 from services.trainer.store import JobStore
+from services.trainer.stragglers import Stragglers
 
-_LOG_TAIL: Final = 20
-_LINE: Final = 1000
-_MESSAGE: Final = 4000
 _REFUSALS: Final = (FailedPrecondition, InvalidArgument, NotFound)
 """What a repeat will not mend; anything else ends the stream, and the agent sends again what was not answered."""
 
@@ -34,6 +34,7 @@ class RunReportServicer(RunReportServiceServicer):
 
     def __init__(self, jobs: JobStore, runs: Runs, journals: Journals) -> None:
         self._jobs, self._runs, self._journals = jobs, runs, journals
+        self._gauge, self._stragglers = Gauge(), Stragglers()
 
     async def StartRun(self, request: StartRunRequest, context: Any) -> StartRunResponse:
         """Opens a generation."""
@@ -64,7 +65,9 @@ class RunReportServicer(RunReportServiceServicer):
                 await self._commit(name, batch.generation, event)
             except _REFUSALS as error:
                 answer.refused.append(_refused(event, error))
-        await self._note(name, batch)
+        reading = self._gauge.hear(job.uid, batch)
+        await self._note(name, batch, reading, self._stragglers.hear(job.uid, batch))
+        record(reading, batch.events)
         source = Source(generation=batch.generation, rank=batch.rank)
         # Last, so that whatever is acknowledged has had its effect: a repeat after a crash commits again, harmlessly.
         answer.sequence = await self._journals.of(job.uid).append(source, batch.events)
@@ -77,18 +80,27 @@ class RunReportServicer(RunReportServiceServicer):
         elif kind == "package":
             await self._runs.commit_package(name, generation, event.package)
 
-    async def _note(self, name: JobName, batch: ReportRunRequest) -> None:
+    async def _note(
+        self, name: JobName, batch: ReportRunRequest, reading: Reading, stragglers: Sequence[Straggler] | None
+    ) -> None:
         measured = [event for event in batch.events if event.WhichOneof("event") == "measurement"]
-        failed = [event.failure for event in batch.events if event.WhichOneof("event") == "failure"]
-        if not measured and not failed:
+        failed = [event for event in batch.events if event.WhichOneof("event") == "failure"]
+        unsaved = [
+            event.checkpoint_failed for event in batch.events if event.WhichOneof("event") == "checkpoint_failed"
+        ]
+        if not measured and not failed and not unsaved and stragglers is None:
             return
 
         def note(job: Job) -> None:
             if job.state not in ENDED and batch.generation == job.generation:
                 _apply_measurements(job, measured)
-            if failed:
-                tail = [line[:_LINE] for line in failed[0].log_tail[-_LOG_TAIL:]]
-                error = failure(failed[0].message[:_MESSAGE], rank=batch.rank, log_tail=tail)
+                note_failed(job, unsaved)
+                show(reading, job)
+                if stragglers is not None:
+                    del job.stragglers[:]
+                    job.stragglers.extend(stragglers)
+            for event in failed:
+                error = of_rank(event.failure, batch.rank, batch.generation, event.time)
                 note_failure(job, batch.generation, error)
 
         with contextlib.suppress(NotFound):

@@ -15,7 +15,7 @@ from lepton.internal.v1.run_report_pb2 import (
 from lepton.names import JobName
 from lepton.trainer.v1.checkpoint_pb2 import Checkpoint
 from lepton.trainer.v1.job_pb2 import Job
-from services.trainer.commits import checkpoint_of, note_metrics, retention
+from services.trainer.commits import checkpoint_of, is_repeat, note_metrics, note_written, retention
 from services.trainer.lifecycle import ENDED
 from services.trainer.manifests import check_package, checkpoint_size
 from services.trainer.store import JobStore, checkpoint_key, run_key
@@ -62,7 +62,7 @@ class Runs:
             job = await self._jobs.get(name)
             kept = await self._jobs.checkpoints(name)
             check_current(job, generation)
-            if kept and _is_told_already(kept[0], written):
+            if is_repeat(kept[0] if kept else None, generation, written):
                 return
             try:
                 await self._commit(name, job, checkpoint, kept)
@@ -86,7 +86,8 @@ class Runs:
     async def _open(self, job: Job, generation: int) -> StartRunResponse:
         name = JobName.parse(job.name)
         kept = await self._jobs.checkpoints(name)
-        answer = what_to_run(job, kept[0].manifest if kept else "")
+        manifests = [checkpoint.manifest for checkpoint in kept]
+        answer = what_to_run(job, manifests[0] if manifests else "", manifests[1:])
         key = run_key(name, generation)
 
         def open_generation(current: Job) -> None:
@@ -106,6 +107,7 @@ class Runs:
     async def _commit(self, name: JobName, job: Job, checkpoint: Checkpoint, kept: Sequence[Checkpoint]) -> None:
         def commit(current: Job) -> None:
             current.checkpoint = checkpoint.name
+            note_written(current)
             note_metrics(current, checkpoint.metrics)
 
         def store(current: Job) -> Sequence[Op]:
@@ -129,8 +131,3 @@ def check_current(job: Job, generation: int) -> None:
         raise FailedPrecondition("GENERATION_STALE", job=job.name, newest=str(job.generation))
     if job.state in ENDED:
         raise FailedPrecondition("JOB_ENDED", job=job.name)
-
-
-def _is_told_already(newest: Checkpoint, written: CheckpointWritten) -> bool:
-    """Steps only rise within what a job keeps, so an older one is a repeat whose answer was lost."""
-    return newest.step > written.step or (newest.step == written.step and newest.manifest == written.manifest)

@@ -1,7 +1,7 @@
 """Which of one source's numbered events are stored, whatever order they came in."""
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 class Sequences:
@@ -20,6 +20,12 @@ class Sequences:
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """The runs: first and last number of each."""
         return iter(zip(self._starts, self._ends, strict=True))
+
+    def add_runs(self, runs: Iterable[tuple[int, int]]) -> None:
+        """Take in what an iteration has given; only for a set that is empty."""
+        for first, last in runs:
+            self._starts.append(first)
+            self._ends.append(last)
 
     def add(self, number: int) -> None:
         """Take a number in."""

@@ -20,7 +20,8 @@ from lepton.trainer.v1.checkpoint_pb2 import Checkpoint
 from lepton.trainer.v1.job_pb2 import Job
 from lepton.trainer.v1.trainer_service_pb2_grpc import TrainerServiceServicer
 from services.trainer.endings import Endings
-from services.trainer.journal import Journals, log_line, metric_point
+from services.trainer.journal import Journals
+from services.trainer.journal_lines import batched, log_line, metric_point, printed_by, thinned_points
 from services.trainer.lifecycle import ENDED
 from services.trainer.store import (
     JOBS,
@@ -91,10 +92,14 @@ class TrainerServicer(TrainerServiceServicer):
 
     async def StreamLogs(self, request: pb.StreamLogsRequest, context: Any) -> AsyncIterator[pb.StreamLogsResponse]:
         """Streams output."""
-        ranks = frozenset(request.ranks)
-        async with aclosing(self._journal(request.name, request.offset, request.follow)) as pages:
+        is_wanted = printed_by(request.ranks)
+        offset = request.offset
+        if request.tail_lines:
+            journal = self._journals.of((await self._jobs.get(JobName.parse(request.name))).uid)
+            offset = await journal.tail(request.tail_lines, offset, is_wanted)
+        async with aclosing(self._journal(request.name, offset, request.follow)) as pages:
             async for page in pages:
-                lines = [line for line in map(log_line, page) if line is not None and (not ranks or line.rank in ranks)]
+                lines = [line for line in map(log_line, filter(is_wanted, page)) if line is not None]
                 if lines:
                     yield pb.StreamLogsResponse(lines=lines)
 
@@ -102,7 +107,14 @@ class TrainerServicer(TrainerServiceServicer):
         self, request: pb.StreamMetricsRequest, context: Any
     ) -> AsyncIterator[pb.StreamMetricsResponse]:
         """Streams measurements."""
-        async with aclosing(self._journal(request.name, request.offset, request.follow)) as pages:
+        offset = request.offset
+        if request.max_points:
+            journal = self._journals.of((await self._jobs.get(JobName.parse(request.name))).uid)
+            found = await journal.measured(offset)
+            offset = found[-1].offset if found else offset
+            for some in batched(thinned_points(found, request.max_points)):
+                yield pb.StreamMetricsResponse(points=some)
+        async with aclosing(self._journal(request.name, offset, request.follow)) as pages:
             async for page in pages:
                 points = [point for point in map(metric_point, page) if point is not None]
                 if points:

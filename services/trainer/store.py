@@ -28,6 +28,11 @@ def job_key(name: JobName) -> str:
     return f"{JOBS}{name.project}/{name.job}"
 
 
+def project_checkpoints_prefix(project: str) -> str:
+    """Below it lie the checkpoints of all jobs of a project."""
+    return f"{ROOT}checkpoints/{project}/"
+
+
 def checkpoints_prefix(name: JobName) -> str:
     """Below it lie a job's checkpoints, the newest first."""
     return f"{ROOT}checkpoints/{name.project}/{name.job}/"

@@ -2,22 +2,24 @@
 
 import json
 import uuid
-from dataclasses import fields
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
+from google.protobuf.json_format import MessageToJson
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lepton.errors import InvalidArgument
 from lepton.internal.v1.run_report_pb2 import RunCode, StartRunResponse
 from lepton.names import FloatingResourceName, JobName, PoolName, ProjectName, QueueName
+from lepton.train.plan import Plan
 from lepton.trainer.v1.job_pb2 import CodeBundle, Job
 from lepton.trainer.v1.trainer_service_pb2 import CreateJobRequest
-from services.trainer.worker.spec import TrainingSpec
+from services.trainer.failure_policy import check_failure_policy
+from services.trainer.recipe_spec import training_spec
+from services.trainer.workload import DEFAULT_CPU_MILLI
 
-_FORBIDDEN: Final = ("LD_", "PYTHON")
-"""What decides how a program is loaded is not the user's to set."""
-_ELSEWHERE: Final = {"dataset": "job.dataset", "checkpoint_every_steps": "job.checkpoint_policy.every_steps"}
-"""Fields of a specification that a job does not have in its recipe."""
+_FORBIDDEN: Final = ("LD_", "PYTHON", "LEPTON_", "TORCHELASTIC_")
+"""What decides how a program is loaded, and what the agent itself says, is not the user's to set."""
 
 
 def new_job(request: CreateJobRequest, trace_context: str, now: Timestamp) -> Job:
@@ -44,11 +46,14 @@ def new_job(request: CreateJobRequest, trace_context: str, now: Timestamp) -> Jo
         node_selector=given.node_selector,
         tolerated_taints=given.tolerated_taints,
         disable_preemption=given.disable_preemption,
+        parallelism=given.parallelism if given.HasField("parallelism") else None,
+        failure_policy=given.failure_policy if given.HasField("failure_policy") else None,
         state=Job.PENDING,
         trace_context=trace_context,
         create_time=now,
         update_time=now,
     )
+    _check_parallelism(job)
     if given.HasField("recipe"):
         job.recipe.CopyFrom(given.recipe)
         training_spec(job)
@@ -58,47 +63,40 @@ def new_job(request: CreateJobRequest, trace_context: str, now: Timestamp) -> Jo
     return job
 
 
-def training_spec(job: Job) -> TrainingSpec:
-    """The specification of a recipe's ranks; what the job leaves open has the recipe's default."""
-    recipe = job.recipe
-    chosen: dict[str, Any] = {
-        "recipe": recipe.name,
-        "project": JobName.parse(job.name).project,
-        "dataset": job.dataset,
-        "epochs": recipe.epochs,
-        "batch_size": recipe.batch_size,
-        "learning_rate": recipe.learning_rate,
-        "test_fraction": recipe.test_fraction,
-        "checkpoint_every_steps": job.checkpoint_policy.every_steps,
-    }
-    defaults = {field.name for field in fields(TrainingSpec)}
-    settings = {key: value for key, value in chosen.items() if value and key in defaults}
-    if "dataset" not in settings:
-        raise InvalidArgument(
-            "INVALID_FIELD", fields={"job.dataset": "a recipe needs the digest of a dataset artifact"}
-        )
-    try:
-        return TrainingSpec(**settings, seed=recipe.seed)
-    except InvalidArgument as error:
-        placed = {_ELSEWHERE.get(field, f"job.recipe.{field}"): what for field, what in error.fields.items()}
-        raise InvalidArgument("INVALID_FIELD", fields=placed) from error
-
-
-def what_to_run(job: Job, resume_manifest: str) -> StartRunResponse:
-    """What the ranks of a job are started with."""
-    if job.HasField("recipe"):
-        return StartRunResponse(spec_json=training_spec(job).render().decode(), resume_manifest=resume_manifest)
-    bundle = job.bundle
-    return StartRunResponse(
-        spec_json=json.dumps({"project": JobName.parse(job.name).project, "dataset": job.dataset}),
+def what_to_run(job: Job, resume_manifest: str, older_manifests: Sequence[str] = ()) -> StartRunResponse:
+    """What the ranks of a job are started with; `older_manifests` are for when the one to go on from cannot be read."""
+    policy = job.failure_policy
+    answer = StartRunResponse(
         resume_manifest=resume_manifest,
-        code=RunCode(
-            digest=bundle.digest, entry_point=bundle.entry_point, argv=bundle.argv, environment=bundle.environment
-        ),
+        older_manifests=older_manifests,
+        parallelism_json=MessageToJson(job.parallelism, indent=None) if job.HasField("parallelism") else "",
+        hang_timeout_s=policy.hang_timeout.ToTimedelta().total_seconds(),
+        preflight=not policy.skip_preflight,
+        memory_bytes=job.workers.memory_bytes,  # unasked, none: a device driver alone may need more than the default
+        cpu_milli=job.workers.cpu_milli or DEFAULT_CPU_MILLI,
     )
+    if job.HasField("recipe"):
+        answer.spec_json = training_spec(job).render().decode()
+        return answer
+    bundle = job.bundle
+    answer.spec_json = json.dumps({"project": JobName.parse(job.name).project, "dataset": job.dataset})
+    answer.code.CopyFrom(
+        RunCode(
+            digest=bundle.digest,
+            entry_point=bundle.entry_point,
+            module=bundle.module,
+            argv=bundle.argv,
+            environment=bundle.environment,
+            working_directory=bundle.working_directory,
+            requirements=bundle.requirements,
+            data=job.dataset,
+        )
+    )
+    return answer
 
 
 def _check_wishes(given: Job) -> None:
+    check_failure_policy(given.failure_policy)
     for index, pool in enumerate(given.pools):
         PoolName.parse(pool, f"job.pools[{index}]")
     if given.queue:
@@ -109,9 +107,32 @@ def _check_wishes(given: Job) -> None:
         raise InvalidArgument("INVALID_FIELD", fields={"job.node_selector": "must not have an empty key"})
 
 
+def _check_parallelism(job: Job) -> None:
+    """InvalidArgument when the job's ranks, or those that it may grow to, do not divide as it asks."""
+    if not job.HasField("parallelism"):
+        return
+    try:
+        plan = Plan.parse(MessageToJson(job.parallelism))
+        plan.data_size(job.workers.count)
+    except InvalidArgument as error:
+        placed = {f"job.{field}": problem for field, problem in error.fields.items()}
+        raise InvalidArgument("INVALID_FIELD", fields=placed) from error
+    if plan.tensor * plan.pipeline > 1 and job.workers.max_count > job.workers.count:
+        problem = "must be `count` where layers or stages are divided: it grows by single ranks"
+        raise InvalidArgument("INVALID_FIELD", fields={"job.workers.max_count": problem})
+
+
 def _check_bundle(bundle: CodeBundle) -> None:
-    if ".." in bundle.entry_point.split("/"):
-        raise InvalidArgument("INVALID_FIELD", fields={"job.bundle.entry_point": "must not leave the bundle"})
+    if bool(bundle.entry_point) == bool(bundle.module):
+        problem = "exactly one of entry_point and module must be set"
+        raise InvalidArgument("INVALID_FIELD", fields={"job.bundle.entry_point": problem})
+    for field in ("entry_point", "working_directory", "requirements"):
+        if ".." in getattr(bundle, field).split("/"):
+            raise InvalidArgument("INVALID_FIELD", fields={f"job.bundle.{field}": "must not leave the bundle"})
     forbidden = sorted(name for name in bundle.environment if name.startswith(_FORBIDDEN))
     if forbidden:
         raise InvalidArgument("INVALID_FIELD", fields={"job.bundle.environment": f"must not set {forbidden[0]}"})
+    unusable = [name for name, value in bundle.environment.items() if "\0" in value]
+    if unusable or any("\0" in argument for argument in bundle.argv):
+        field = f"environment[{unusable[0]}]" if unusable else "argv"
+        raise InvalidArgument("INVALID_FIELD", fields={f"job.bundle.{field}": "must not hold a NUL character"})

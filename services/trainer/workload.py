@@ -8,6 +8,7 @@ from lepton.scheduler.v1.resources_pb2 import Resources
 from lepton.scheduler.v1.scheduler_service_pb2 import CreateWorkloadRequest
 from lepton.scheduler.v1.workload_pb2 import SliceGroup, Toleration, Workload
 from lepton.trainer.v1.job_pb2 import Job
+from services.trainer.failure_policy import restart_policy
 
 RANK_MODULE: Final = "services.trainer.worker"
 DEFAULT_CPU_MILLI: Final = 500
@@ -30,6 +31,7 @@ def workload_request(job: Job) -> CreateWorkloadRequest:
         pools=job.pools,
         groups=[_ranks(job)],
         max_restarts=job.max_restarts,
+        restart_policy=restart_policy(job),
         trace_context=job.trace_context,
         queue=job.queue,
         expected_duration_s=job.expected_duration_s,

@@ -6,6 +6,7 @@ import pytest
 
 from lepton.errors import InvalidArgument
 from lepton.internal.v1 import node_session_pb2
+from lepton.internal.v1.run_report_pb2 import StartRunResponse
 from lepton.scheduler.v1 import program_pb2, workload_pb2
 from services.agent.environment import checked, checked_argv, rank_variables, visible_devices
 from services.agent.order import SliceOrder, read_orders
@@ -34,10 +35,19 @@ async def orders(*devices: tuple[int, ...], kind: str = "torch") -> tuple[SliceO
 
 async def test_a_rank_gets_torchruns_contract() -> None:
     _, order = await orders((0,), (1,))
-    got = rank_variables(order, store_endpoint="10.0.0.7:29500", spec=Path("/w/spec.json"), job="j", resume="r")
+    run = StartRunResponse(
+        resume_manifest="r",
+        older_manifests=["q", "p"],
+        parallelism_json="{}",
+        hang_timeout_s=600,
+        preflight=True,
+    )
+    got = rank_variables(order, store_endpoint="10.0.0.7:29500", spec=Path("/w/spec.json"), run=run, data="/d/images")
     expected = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1"}
     expected |= {"MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "u-1.3"}
     expected |= {"TORCHELASTIC_RESTART_COUNT": "2", "LEPTON_SPEC": "/w/spec.json", "LEPTON_RESUME": "r"}
+    expected |= {"LEPTON_RESUME_OLDER": "q,p", "LEPTON_PARALLELISM": "{}", "LEPTON_HANG_TIMEOUT_S": "600"}
+    expected |= {"LEPTON_PREFLIGHT": "1", "LEPTON_DATA": "/d/images"}
     assert got.items() >= expected.items()
 
 
@@ -58,6 +68,7 @@ async def test_ranks_with_one_device_each_see_those_of_their_node_and_take_the_o
     "name",
     [
         *("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "BASH_ENV", "GLIBC_TUNABLES", "PATH", "HOME"),
+        *("LEPTON_PARALLELISM", "LEPTON_HANG_TIMEOUT_S", "LEPTON_PREFLIGHT", "LEPTON_RESUME_OLDER", "LEPTON_DATA"),
         *("RANK", "MASTER_ADDR", "LEPTON_ARTIFACTS", "TORCHELASTIC_RUN_ID", "TRACEPARENT", "CUDA_VISIBLE_DEVICES"),
         *("", "lower", "A=B", "A\nB", "A" * 65, "Ä"),
     ],

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from lepton.errors import FailedPrecondition, InvalidArgument, Unavailable
+from services.agent.confinement import Confinement
 from services.agent.launcher import Exit, LauncherClient, RankHandle, RankLaunch
 from services.agent.launcher.launch import launcher_environment, rank_environment
 from tests.harness.wait import until
@@ -154,6 +156,42 @@ async def test_a_rank_holds_no_files_but_its_own(launcher: LauncherClient, tmp_p
     assert json.loads(stdout) == [0, 1, 2, 3]  # null, stdout, stderr, reports
 
 
+async def test_what_the_launcher_drew_at_random_is_not_the_same_in_every_rank(
+    launcher: LauncherClient, tmp_path: Path
+) -> None:
+    program = """
+        import multiprocessing, numpy, random
+        print(bytes(multiprocessing.current_process().authkey).hex(), numpy.random.rand(), random.random())
+    """
+    said = [(await run(launcher, tmp_path, program))[1].split() for _ in range(2)]
+    assert all(first != second for first, second in zip(*said, strict=True))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="other users are root's to give")
+async def test_a_rank_of_another_user_has_its_rights_and_still_dies_with_its_launcher() -> None:
+    with tempfile.TemporaryDirectory(prefix="lepton-test-") as name:
+        folder = Path(name)
+        os.chmod(folder, 0o755)  # noqa: PTH101
+        (folder / "secret").touch(mode=0o600)
+        program = """
+            import os, sys, time
+            print(os.getresuid() + os.getresgid(), os.getgroups(), sorted(os.listdir("/proc/self/fd"))[:4], flush=True)
+            try:
+                open("secret")
+            except PermissionError:
+                print("refused", flush=True)
+            time.sleep(600)
+        """
+        async with LauncherClient(os.environ) as launcher:
+            confinement = Confinement(uid=200_000, limits={"core": 0})
+            handle = await start(launcher, folder, program, confinement=confinement)
+            seen = await handle.stdout.readline()
+            assert seen.decode() == f"{(200_000,) * 6} [] ['0', '1', '2', '3']\n"
+            assert await handle.stdout.readline() == b"refused\n"
+            os.kill(launcher.pid, signal.SIGKILL)
+            await until(lambda: not is_alive(handle.pid))
+
+
 async def test_reports_and_answers_travel_both_ways(launcher: LauncherClient, tmp_path: Path) -> None:
     program = """
         from lepton import train
@@ -165,7 +203,8 @@ async def test_reports_and_answers_travel_both_ways(launcher: LauncherClient, tm
     handle = await start(launcher, tmp_path, program)
     kinds = []
     async for report in handle.reports():
-        kinds.append(report["kind"])
+        if report["kind"] != "pace":
+            kinds.append(report["kind"])
         if report["kind"] == "package":
             await handle.stop(5.0)
             await handle.ack(report["id"])

@@ -21,6 +21,8 @@ class Drained:
 class Idle:
     """Slices, of which none runs."""
 
+    outbox = Drained()
+
     async def stop_all(self, grace_s: float, why: str) -> None: ...
 
 
@@ -46,6 +48,7 @@ async def test_a_scheduler_that_ends_the_stream_at_once_does_not_fail_the_leave(
             channel=channel,
             node=node_pb2.Node(name="nodes/n1"),
             slices=Idle(),  # type: ignore[arg-type]
+            tasks=Idle(),  # type: ignore[arg-type]
             outbox=Drained(),  # type: ignore[arg-type]
             usage=unused,
             clock=SystemClock(),

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from services.agent.cause import last_words
 from services.agent.output import Tail, lines
 
 
@@ -46,5 +47,5 @@ def test_the_last_words_are_those_of_standard_error() -> None:
     tail.add("ValueError: no", is_stderr=True)
     tail.add("", is_stderr=True)
     tail.add("cleaning up", is_stderr=False)
-    assert tail.last_words() == "ValueError: no"
-    assert Tail().last_words() == ""
+    assert last_words(tail.by_weight()) == "ValueError: no"
+    assert last_words(Tail().by_weight()) == ""

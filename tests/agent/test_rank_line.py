@@ -27,6 +27,15 @@ def test_a_checkpoint_and_a_package_wait_for_an_answer() -> None:
     assert (package.commit_id, package.event.package.metrics["accuracy"]) == ("package", 1.0)
 
 
+def test_a_pace_and_a_checkpoint_that_could_not_be_written_are_told() -> None:
+    pace = read({"kind": "pace", "step": 7, "step_s": 0.5, "busy_s": 0.25, "idle": True})
+    lost = read({"kind": "checkpoint_failed", "why": "No space left on device"})
+    assert isinstance(pace, RankEvent)
+    assert isinstance(lost, RankEvent)
+    assert (pace.event.pace.step, pace.event.pace.step_s, pace.event.pace.busy_s) == (7, 0.5, 0.25)
+    assert lost.event.checkpoint_failed == "No space left on device"
+
+
 def test_an_artifact_is_an_output_of_the_slice() -> None:
     assert read({"kind": "artifact", "name": "m", "digest": DIGEST}) == Output(name="m", digest=DIGEST)
 
@@ -37,6 +46,10 @@ def test_an_artifact_is_an_output_of_the_slice() -> None:
         {},
         {"kind": "unknown"},
         {"kind": "metrics", "step": "many"},
+        {"kind": "pace", "step": 1, "step_s": "nan"},
+        {"kind": "pace", "step": 1, "busy_s": -1},
+        {"kind": "pace"},
+        {"kind": "checkpoint_failed"},
         {"kind": "metrics", "step": 1, "values": {"loss": "low"}},
         {"kind": "metrics", "step": 10**30},
         {"kind": "metrics", "step": 1, "values": [1]},

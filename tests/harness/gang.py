@@ -25,6 +25,7 @@ class PlayedAgent:
     handles: list[RankHandle]
     store: StoreHandle
     began: float
+    launches: list[RankLaunch] = field(default_factory=list)  # to start a rank again
     on_report: Callable[["PlayedAgent", int, Mapping[str, Any]], bool] | None = None
     reports: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list)
     output: dict[int, str] = field(default_factory=dict)
@@ -80,7 +81,8 @@ async def start_gang(
     gang_id = f"{folder.name}.{generation}.{began}"
     store = await launcher.store(store_id=f"{gang_id}.store")
     host, port = store.endpoint.rsplit(":", 1)
-    handles = []
+    handles: list[RankHandle] = []
+    launches: list[RankLaunch] = []
     for rank in range(world_size):
         place = {
             "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size, "GROUP_RANK": 0,
@@ -91,8 +93,9 @@ async def start_gang(
         }  # fmt: skip
         full = {**{name: str(value) for name, value in place.items()}, **(env or {})}
         launch = RankLaunch(rank_id=f"{gang_id}.{rank}", entry=entry, argv=argv, env=full, cwd=folder)
+        launches.append(launch)
         handles.append(await launcher.start(launch))
-    return PlayedAgent(handles=handles, store=store, began=began, on_report=on_report)
+    return PlayedAgent(handles=handles, store=store, began=began, launches=launches, on_report=on_report)
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Workplace:
 
     def spec(self, **settings: Any) -> TrainingSpec:
         """A spec on this dataset."""
-        return TrainingSpec(project=PROJECT, dataset=self.dataset, **settings)
+        return TrainingSpec.of(project=PROJECT, dataset=self.dataset, **settings)
 
     def read_json(self, digest: str) -> dict[str, Any]:
         """A manifest of the store."""
@@ -119,7 +122,7 @@ class Workplace:
         return document
 
 
-def make_workplace(folder: Path, dataset: data.Dataset | None = None) -> Workplace:
+def make_workplace(folder: Path, dataset: data.AnyDataset | None = None) -> Workplace:
     """A fresh store below `folder` holding the dataset, digits by default."""
     store = ArtifactStore(f"file://{folder}/artifacts")
     content = data.to_safetensors(data.digits() if dataset is None else dataset)

@@ -553,6 +553,10 @@ class Scheduler(_Servicer, scheduler_service_pb2_grpc.SchedulerServiceServicer):
         async for event, revision, node in self.world.table(Node).watch(prefix, request.revision):
             yield scheduler_service_pb2.WatchNodesResponse(event=event, revision=revision, node=node)
 
+    async def CreateWorkload(self, request: Any, context: Any) -> Any:
+        request.workload.name = f"{request.parent}/workloads/{request.workload_id}"
+        return self.world.once(request, lambda: self.world.table(Workload).add(request.workload))
+
     async def GetWorkload(self, request: Any, context: Any) -> Any:
         return self.world.table(Workload).get(request.name)
 
@@ -598,7 +602,12 @@ class Trainer(_Servicer, trainer_service_pb2_grpc.TrainerServiceServicer):
         return Empty()
 
     async def StreamLogs(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        offset = request.offset
+        wanted = [
+            line
+            for line in self.world.lines[request.name]
+            if line.offset > request.offset and (not request.ranks or line.rank in request.ranks)
+        ]
+        offset = wanted[-request.tail_lines :][0].offset - 1 if request.tail_lines and wanted else request.offset
         while True:
             bell = self.world.log.bell
             for line in self.world.lines[request.name][offset:]:
@@ -611,6 +620,10 @@ class Trainer(_Servicer, trainer_service_pb2_grpc.TrainerServiceServicer):
 
     async def StreamMetrics(self, request: Any, context: Any) -> AsyncIterator[Any]:
         offset = request.offset
+        if request.max_points and (points := self.world.points[request.name][offset:]):
+            for point in (points[0], points[-1]):
+                yield trainer_service_pb2.StreamMetricsResponse(points=[point])
+            offset = points[-1].offset
         while True:
             bell = self.world.log.bell
             for point in self.world.points[request.name][offset:]:

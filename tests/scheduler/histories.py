@@ -18,11 +18,14 @@ from services.scheduler.snapshot import (
     Queue,
     Quota,
     Reason,
+    RestartRule,
     Slice,
+    SliceFailure,
     SliceState,
     State,
     Stop,
     Taint,
+    TaskArray,
     Toleration,
     Topology,
     Workload,
@@ -35,6 +38,13 @@ POOLS: Final = ("pools/p", "pools/q")
 LICENCE: Final = "floatingResources/licence"
 LONG_S: Final = 400.0  # beyond the least runtime, the backoffs, and the time for which nothing is resized
 _REST_ROUNDS: Final = 12
+RULES: Final = (
+    RestartRule(failure_class="OOM_HOST", max_restarts=2, avoids_node=True),
+    RestartRule(failure_class="HANG", avoids_node=True, backoff_s=1.0),
+    RestartRule(failure_class="COMM_TIMEOUT", avoids_node=True),
+    RestartRule(failure_class="USER_ERROR", stops_repeated=True),
+    RestartRule(failure_class="NODE_LOST", avoids_node=True),
+)
 _KINDS: Final = (
     *("submit", "submit", "submit", "submit", "submit", "submit", "time", "time", "time", "lose", "return"),
     *("report", "report", "stopped", "stopped", "run", "run", "run", "cancel", "change", "change", "hold", "agree"),
@@ -56,13 +66,15 @@ class Story:
 
     fleet: int
     events: tuple[Event, ...]
+    has_arrays: bool = False
 
     @classmethod
-    def of(cls, seed: int) -> "Story":
-        """The story of a seed."""
+    def of(cls, seed: int, *, has_arrays: bool = False) -> "Story":
+        """The story of a seed; the same with arrays of tasks among the workloads."""
         rng = random.Random(seed)
         kinds = [*(_CROWDED if rng.random() < 0.6 else ()), *rng.choices(_KINDS, k=rng.randint(4, 12))]
-        return cls(fleet=rng.getrandbits(32), events=tuple(Event(each, rng.getrandbits(32)) for each in kinds))
+        fleet, events = rng.getrandbits(32), tuple(Event(each, rng.getrandbits(32)) for each in kinds)
+        return cls(fleet=fleet, events=events, has_arrays=has_arrays)
 
 
 @dataclass(eq=False)
@@ -111,6 +123,7 @@ class History:
         invariants.check_gangs(after)
         invariants.check_quotas(after)
         invariants.check_floating(after)
+        invariants.check_tasks(after, now)
         invariants.check_evictions(snapshot, planned, now)
         invariants.check_order(snapshot, after, planned, now)
         invariants.check_growth(snapshot, after, planned, now)
@@ -134,7 +147,8 @@ class History:
         count = len(self.world.workloads)
         if count < 9:
             for at in range(rng.choice([1, 1, 2, 3])):
-                self.world.submit(_workload(rng, f"projects/{rng.choice('ab')}/workloads/w{count + at}"))
+                made = _workload(rng, f"projects/{rng.choice('ab')}/workloads/w{count + at}")
+                self.world.submit(_array(rng, made) if self.story.has_arrays and rng.random() < 0.5 else made)
 
     def _time(self, rng: random.Random) -> None:
         self.world.now += rng.choice([1.0, FENCE_S, 61.0, 61.0, LONG_S, 4000.0])
@@ -156,7 +170,8 @@ class History:
         if live:
             assignment, each = rng.choice(live)
             state = rng.choice([SliceState.RUNNING, SliceState.SUCCEEDED, SliceState.FAILED])
-            self.world.report(assignment.workload, each.index, state, assignment.generation)
+            facts = {"failure": _failure(rng)} if state is SliceState.FAILED else {}
+            self.world.report(assignment.workload, each.index, state, assignment.generation, **facts)
 
     def _run(self, rng: random.Random) -> None:
         """Everything that was placed is up."""
@@ -250,7 +265,8 @@ class History:
     def _let_all_end(self) -> None:
         """What runs ends, round by round: whatever could start on an empty fleet has started at last."""
         world = self.world
-        for _ in range(3 * len(world.workloads) + 5):
+        tasks = sum(each.array.count for each in world.workloads.values() if each.array is not None)
+        for _ in range(3 * len(world.workloads) + 2 * tasks + 5):
             for name in self._wanted():
                 each = world.workloads[name]
                 if each.kind is Kind.SERVING and each.state is not State.PENDING:
@@ -266,6 +282,12 @@ class History:
                 break
         for name in self._wanted():
             assert not self._could_start(name), f"starved: {name} never starts: {world.workloads[name].message}"
+        for each in world.workloads.values():
+            if each.array is not None and each.state in (State.SUCCEEDED, State.FAILED):
+                assert not each.array.left, f"{each.name} has ended before its tasks"
+                ended_well = sum(name == each.name for name, _ in world.done)
+                assert each.array.succeeded == ended_well, f"{each.name} counts {each.array} of {ended_well}"
+                assert (each.state is State.FAILED) == bool(each.array.failed), f"{each.name} is {each.state.name}"
 
     def _could_start(self, name: str) -> bool:
         """Whether it gets a place where nobody else is, but for those that hold up its queue, if that is strict."""
@@ -317,7 +339,7 @@ def shortened(story: Story, planner: Planner = plan) -> Story:
     """The story with every event left out without which it goes wrong as well."""
     at = 0
     while at < len(story.events):
-        shorter = Story(story.fleet, story.events[:at] + story.events[at + 1 :])
+        shorter = replace(story, events=story.events[:at] + story.events[at + 1 :])
         if failure(shorter, planner) is not None:
             story = shorter
         else:
@@ -325,10 +347,10 @@ def shortened(story: Story, planner: Planner = plan) -> Story:
     return story
 
 
-def check_all(seeds: Iterable[int]) -> None:
+def check_all(seeds: Iterable[int], *, has_arrays: bool = False) -> None:
     """Raise with the seed and the shortest story of the first history that goes wrong."""
     for seed in seeds:
-        story = Story.of(seed)
+        story = Story.of(seed, has_arrays=has_arrays)
         if failure(story) is not None:
             short = shortened(story)
             raise AssertionError(f"seed {seed}: {failure(short)}\n{short!r}")
@@ -338,6 +360,18 @@ def _node(rng: random.Random, at: int) -> Node:
     each = node(f"n{at}", rng.choice([1, 2, 4]), pool=rng.choices(POOLS, [3, 1])[0], model=rng.choice("AAB"))
     taints = (Taint(key="special"),) if rng.random() < 0.1 else ()
     return replace(each, labels={"rack": rng.choice("xy")}, taints=taints)
+
+
+def _failure(rng: random.Random) -> SliceFailure:
+    """What an agent makes of a failure; drawn aside, so that everything else is drawn as it would be without it."""
+    aside = random.Random()
+    aside.setstate(rng.getstate())
+    return SliceFailure(
+        failure_class=aside.choice(["USER_ERROR", "OOM_HOST", "COMM_TIMEOUT", "HANG"]),
+        step=aside.randint(0, 2),
+        noticed_s=aside.random(),
+        suspects=(1,) if aside.random() < 0.3 else (),
+    )
 
 
 def _workload(rng: random.Random, name: str) -> Workload:
@@ -357,6 +391,7 @@ def _workload(rng: random.Random, name: str) -> Workload:
         priority=rng.choice([0, 0, 0, 1, 2]),
         pools=rng.choices([(), ("pools/p",), ("pools/q", "pools/p")], [5, 2, 1])[0],
         max_restarts=rng.choice([0, 1]),
+        rules=RULES if name.endswith(("1", "4", "7")) else (),
         topology=Topology(level=rng.choice(["rack", "host"]), is_required=is_rare() < 0.7)
         if is_rare() < 0.15
         else None,
@@ -370,6 +405,13 @@ def _workload(rng: random.Random, name: str) -> Workload:
         expected_duration_s=rng.choice([0.0, 60.0, 600.0]),
         throughput=_curve(rng),
     )
+
+
+def _array(rng: random.Random, each: Workload) -> Workload:
+    """The same as an array of tasks."""
+    tasks = replace(each.groups[0], min_count=1, max_count=rng.choice([1, 2, 3, 8]))
+    array = TaskArray(count=rng.choice([1, 2, 3, 5, 9]))
+    return replace(each, kind=Kind.BATCH, groups=(tasks,), topology=None, throughput=(), array=array)
 
 
 def _topology(rng: random.Random) -> Topology:

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from services.scheduler.planner.elastic import COOLED_S, SETTLED_S
 from services.scheduler.planner.throughput import PRIOR_DRAG, Throughput
-from services.scheduler.snapshot import Kind, SliceState, State, Workload
+from services.scheduler.snapshot import Kind, SliceState, Snapshot, State, Workload
 from tests.scheduler.world import World, group, node, workload
 
+SETTLED_S, COOLED_S = Snapshot().settled_s, Snapshot().cooled_s
 LINEAR = ((1, 10.0), (2, 20.0), (4, 40.0))
 FLAT = ((1, 10.0), (2, 9.5), (4, 8.0))
 

@@ -3,8 +3,9 @@
 from collections import defaultdict
 from dataclasses import replace
 
-from services.scheduler.lifecycle import CHECK_RETRY_S, ENDED, FINAL, backoff_s, may_follow
+from services.scheduler.lifecycle import CHECK_RETRY_S, ENDED, FINAL, may_follow
 from services.scheduler.planner import Decision, Plan, plan
+from services.scheduler.planner.budgets import pause_s
 from services.scheduler.snapshot import (
     Assignment,
     Check,
@@ -74,6 +75,7 @@ class World:
         self.queues = {each.name: each for each in queues}
         self.floating = floating or {}
         self.reservations: dict[str, Reservation] = {}
+        self.done: set[tuple[str, int]] = set()  # tasks of arrays that have ended well
 
     def submit(self, *workloads: Workload) -> None:
         """New workloads, in this order."""
@@ -131,7 +133,9 @@ class World:
         """What the leader does with a decision."""
         before = self.workloads[decision.workload]
         assert may_follow(before.state, decision.state)
-        backoff = self.now + backoff_s(decision.restarts) if decision.restarts > before.restarts else before.not_before
+        backoff = before.not_before
+        if decision.restarts > before.restarts:
+            backoff = self.now + pause_s(decision.failures, decision.restarts)
         if decision.reason is Reason.BACKING_OFF and any(each.state is CheckState.RETRY for each in before.checks):
             backoff = self.now + CHECK_RETRY_S
         has_begun_waiting = decision.state is State.PENDING and before.state is not State.PENDING
@@ -142,6 +146,7 @@ class World:
             message=decision.message,
             generation=decision.generation,
             restarts=decision.restarts,
+            failures=decision.failures,
             slices=decision.slices,
             not_before=backoff,
             preemptions=decision.preemptions,
@@ -168,6 +173,8 @@ class World:
             for each in forgotten.slices:
                 if each.state not in FINAL and not (following and each.index in following.kept):
                     assert not self._may_run(forgotten, each), "it is forgotten while it may still run"
+        if decision.tasks is not None:
+            self._change_tasks(decision)
         if decision.placement is not None:
             assert decision.generation not in generations
             generations[decision.generation] = Assignment(
@@ -180,14 +187,38 @@ class World:
                 kept=decision.placement.kept,
             )
 
-    def report(self, name: str, index: int, state: SliceState, generation: int | None = None) -> None:
+    def _change_tasks(self, decision: Decision) -> None:
+        """What the leader does with the tasks of an array."""
+        tasks, generations = decision.tasks, self.assignments[decision.workload]
+        assert tasks is not None
+        self.workloads[decision.workload] = replace(self.workloads[decision.workload], array=tasks.array)
+        base = generations.get(tasks.base)
+        if base is None:
+            assert not tasks.base or tasks.base in decision.retire
+            return
+        for each in base.slices:
+            if each.index in tasks.dropped and each.state not in FINAL:
+                assert not self._may_run(base, each), "a task is forgotten while it may still run"
+        slices, sessions = tasks.live, dict(tasks.sessions)
+        if base.revoked or decision.placement is not None:
+            slices = tuple(each for each in base.slices if each.index not in tasks.dropped)
+            sessions = dict(base.sessions)
+        generations[tasks.base] = replace(base, slices=slices, sessions=sessions)
+
+    def report(self, name: str, index: int, state: SliceState, generation: int | None = None, **facts: object) -> None:
         """An agent reports; what is final stays."""
         generation = generation or self.workloads[name].generation
         assignment = self.assignments[name][generation]
+        is_live = any(each.index == index and each.state not in FINAL for each in assignment.slices)
+        if self.workloads[name].array is not None and state is SliceState.SUCCEEDED and is_live:
+            assert (name, index) not in self.done, f"task {index} of {name} runs again though it has ended well"
+            self.done.add((name, index))
         self.assignments[name][generation] = replace(
             assignment,
             slices=tuple(
-                replace(each, state=state) if each.index == index and each.state not in FINAL else each
+                replace(each, state=state, **facts)  # type: ignore[arg-type]
+                if each.index == index and each.state not in FINAL
+                else each
                 for each in assignment.slices
             ),
         )

@@ -56,7 +56,7 @@ def test_npz_archives_are_read_under_the_usual_names(tmp_path: Path, names: tupl
     assert np.array_equal(data.load(str(tmp_path / "set.npz")).x, IMAGES[:, None])
 
 
-def test_keras_archives_are_joined_and_channels_last_is_turned(tmp_path: Path) -> None:
+def test_keras_archives_keep_their_test_set_and_channels_last_is_turned(tmp_path: Path) -> None:
     colour = np.repeat(IMAGES[..., None], 3, axis=3)
     parts: dict[str, Any] = {
         "x_train": colour[:15],
@@ -66,9 +66,14 @@ def test_keras_archives_are_joined_and_channels_last_is_turned(tmp_path: Path) -
     }
     np.savez_compressed(tmp_path / "set.npz", **parts)
     dataset = data.load(str(tmp_path / "set.npz"))
-    assert dataset.x.shape == (20, 3, 6, 5)
-    assert np.array_equal(dataset.x[:, 2], IMAGES)
-    assert np.array_equal(dataset.y, LABELS)
+    assert dataset.x.shape == (15, 3, 6, 5)
+    assert dataset.x_test is not None
+    assert dataset.y_test is not None
+    assert np.array_equal(np.concatenate([dataset.x, dataset.x_test])[:, 2], IMAGES)
+    assert np.array_equal(np.concatenate([dataset.y, dataset.y_test]), LABELS)
+    again = data.from_safetensors(data.to_safetensors(dataset))
+    assert again.x_test is not None
+    assert np.array_equal(again.x_test, dataset.x_test)
 
 
 def test_the_canonical_form_survives_its_file_and_equal_sets_have_equal_bytes() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from lepton.errors import InvalidArgument
 from lepton.models import Architecture, ModelPackage, Signature, Tensor, build
+from lepton.models.layers import Normalise
 
 CONFIG = {"channels": 3, "height": 9, "width": 8, "classes": 5}
 PACKAGE = ModelPackage(
@@ -30,12 +31,14 @@ def test_a_classifier_gives_one_row_of_logits_per_image_and_takes_an_empty_batch
 
 def test_the_normalisation_is_part_of_the_weights() -> None:
     model = build(Architecture(config=CONFIG))
-    model.normalise(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 2.0]))  # type: ignore[operator]
+    normalise = model.get_submodule("normalise")
+    assert isinstance(normalise, Normalise)
+    normalise.set(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 2.0]))
     again = build(Architecture(config=CONFIG))
     again.load_state_dict(model.state_dict())
     images = torch.rand(2, 3, 9, 8)
     assert torch.equal(model(images), again(images))
-    assert again.state_dict()["mean"].flatten().tolist() == [1.0, 2.0, 3.0]
+    assert again.state_dict()["normalise.mean"].flatten().tolist() == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +60,9 @@ def test_a_wrong_architecture_is_refused_by_the_name_of_its_field(document: dict
 
 def test_the_dataset_completes_what_the_spec_leaves_open() -> None:
     complete = Architecture(config={"features": 4}).complete(channels=1, height=8, width=8, classes=10)
-    assert complete.config == {"channels": 1, "height": 8, "width": 8, "classes": 10, "features": 4, "hidden": 64}
+    assert complete.config == {
+        "channels": 1, "height": 8, "width": 8, "classes": 10, "features": 4, "hidden": 64, "poolings": 1,
+    }  # fmt: skip
 
 
 def test_a_package_survives_its_manifest() -> None:
@@ -73,7 +78,8 @@ def test_what_is_no_package_is_refused(wrong: bytes) -> None:
 
 def test_importing_lepton_and_its_torch_side_modules_does_not_import_torch() -> None:
     program = (
-        "import sys, lepton, lepton.data, lepton.models, lepton.train, lepton.artifacts; print('torch' in sys.modules)"
+        "import sys, lepton, lepton.data, lepton.models, lepton.recipes, lepton.train, lepton.artifacts; "
+        "print('torch' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert answer.stdout == "False\n"

@@ -46,6 +46,7 @@ def test_reports_are_numbered_lines(line: Line) -> None:
     assert metrics.pop("time") > 0
     assert metrics == {
         "seq": 2, "kind": "metrics", "step": 10, "epoch": 1, "values": {"loss": 0.5}, "progress": 0.25,
+        "total_steps": 0,
     }  # fmt: skip
 
 

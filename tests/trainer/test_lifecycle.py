@@ -6,7 +6,8 @@ from chassis.resources import now
 from lepton.scheduler.v1.workload_pb2 import Slice, Workload
 from lepton.trainer.v1.job_pb2 import Job, Recipe
 from services.trainer import lifecycle
-from services.trainer.lifecycle import ENDED, NEXT, end_without_workload, failure, note_failure, observe, refuse
+from services.trainer.failures import failure, note_failure
+from services.trainer.lifecycle import ENDED, NEXT, end_without_workload, observe, refuse
 
 STATES = [value for value in Job.State.values() if value != Job.STATE_UNSPECIFIED]
 WORKLOAD_STATES = [value for value in Workload.State.values() if value != Workload.STATE_UNSPECIFIED]
@@ -99,7 +100,7 @@ def test_a_job_without_its_workload_ends(job: Job, state: Job.State.ValueType) -
     end_without_workload(job, now())
     assert job.state == state
     assert job.HasField("end_time")
-    assert (job.error.message != "") == (state == Job.FAILED)
+    assert (job.error.message != "") == (state != Job.SUCCEEDED)
 
 
 @pytest.mark.parametrize("state", sorted(ENDED))

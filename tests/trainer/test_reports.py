@@ -11,7 +11,7 @@ from lepton.errors import PermissionDenied
 from lepton.internal.v1 import run_report_pb2 as report
 from lepton.internal.v1.run_report_pb2_grpc import RunReportServiceStub, add_RunReportServiceServicer_to_server
 from lepton.names import JobName
-from lepton.trainer.v1.job_pb2 import Job
+from lepton.trainer.v1.job_pb2 import Job, JobError
 from services.trainer.reports import RunReportServicer
 from services.trainer.runs import Runs
 from services.trainer.store import JobStore
@@ -78,6 +78,34 @@ async def test_a_failed_rank_is_the_jobs_error_before_the_job_has_ended(world: W
     await send(world, job, line(1), failed(2), rank=3)
     error = (await current(world, job)).error
     assert (error.message, error.rank, len(error.log_tail), error.log_tail[-1]) == ("ValueError: no", 3, 20, "line 29")
+
+
+async def test_a_rank_that_lags_is_shown(world: World) -> None:
+    job = await world.submit()
+    await world.opened(job)
+    servicer = world.reports  # what it has heard it keeps in memory
+    for turn in range(1, 5):
+        for rank, busy_s in ((0, 0.1), (1, 0.4), (2, 0.1)):
+            pace = report.RankPace(step=turn, step_s=0.5, busy_s=busy_s, node=f"n{rank}")
+            event = report.RunEvent(sequence=turn, pace=pace)
+            event.time.FromSeconds(1000 + 2 * turn)
+            await servicer._take(report.ReportRunRequest(job=job.name, generation=1, rank=rank, events=[event]))
+    stragglers = (await current(world, job)).stragglers
+    assert [(each.rank, each.node, each.slowdown) for each in stragglers] == [(1, "n1", 4.0)]
+
+
+async def test_a_failure_is_told_whole(world: World) -> None:
+    job = await world.submit()
+    await world.opened(job)
+    event = failed(1, "CUDA out of memory")
+    setattr(event.failure, "class", "OOM_DEVICE")
+    event.failure.node, event.failure.advice, event.failure.step = "n3", "halve --batch-size", 12
+    await send(world, job, event, rank=3)
+    after = await current(world, job)
+    assert list(after.failures) == [after.error]
+    assert getattr(after.error, "class") == JobError.OOM_DEVICE
+    assert (after.error.node, after.error.advice, after.error.step) == ("n3", "halve --batch-size", 12)
+    assert after.message == "rank 3 on n3 failed (OOM_DEVICE): CUDA out of memory"
 
 
 async def test_the_first_rank_that_failed_is_the_one_that_is_told(world: World) -> None:
@@ -211,3 +239,15 @@ async def test_agents_report_over_the_mesh_and_nobody_else(world: World) -> None
             with pytest.raises(PermissionDenied):
                 await RunReportServiceStub(peers.channel("trainer")).StartRun(start_request(job))
     assert await texts(world, job) == ["hello", "hello"]
+
+
+async def test_a_checkpoint_that_could_not_be_written_is_shown_until_one_is(world: World) -> None:
+    job = await world.submit()
+    await world.opened(job)
+    await send(world, job, report.RunEvent(sequence=1, checkpoint_failed="No space left on device"))
+    shown = await current(world, job)
+    assert shown.message == "checkpoint not written: No space left on device"
+    assert not shown.HasField("error")
+    written_now = report.RunEvent(sequence=2, checkpoint=await written(world, 10))
+    await send(world, job, written_now)
+    assert (await current(world, job)).message == ""

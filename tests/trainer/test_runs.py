@@ -54,6 +54,17 @@ async def test_a_new_generation_goes_on_from_the_newest_checkpoint(world: World)
     assert (await world.opened(job, 2)).resume_manifest == newest.manifest
 
 
+async def test_the_checkpoints_before_the_newest_are_told_for_when_it_is_damaged(world: World) -> None:
+    job = await world.submit()
+    await world.opened(job)
+    first, second, third = [await commit(world, job, step) for step in (10, 20, 30)]
+    answer = await world.opened(job, 2)
+    assert [answer.resume_manifest, *answer.older_manifests] == [third.manifest, second.manifest, first.manifest]
+    again = await commit(world, job, 25, generation=2)  # it went on from 20, for 30 could not be read
+    assert await steps(world, job) == [25, 20, 10]
+    assert (await world.opened(job, 3)).resume_manifest == again.manifest
+
+
 async def test_a_commit_that_races_the_next_generation_is_its_start_or_is_refused(world: World) -> None:
     for number in range(10):
         job = await world.submit(f"digits-{number}")

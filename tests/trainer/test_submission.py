@@ -4,10 +4,19 @@ import json
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from chassis.resources import now
 from lepton.errors import InvalidArgument
-from lepton.trainer.v1.job_pb2 import CheckpointPolicy, CodeBundle, Job, Recipe, Workers
+from lepton.trainer.v1.job_pb2 import (
+    CheckpointPolicy,
+    CodeBundle,
+    FailurePolicy,
+    Job,
+    Parallelism,
+    Recipe,
+    Workers,
+)
 from services.trainer.submission import new_job, training_spec, what_to_run
 from services.trainer.worker.spec import TrainingSpec
 from tests.trainer.conftest import DATASET, job_request
@@ -37,14 +46,32 @@ def test_what_only_the_server_may_set_is_not_taken_over() -> None:
     ("fields", "field"),
     [
         ({"workers": Workers(count=4, max_count=2)}, "job.workers.max_count"),
-        ({"recipe": Recipe(name="nobody_knows")}, "job.recipe.recipe"),
+        ({"recipe": Recipe(name="nobody_knows")}, "job.recipe.name"),
         ({"dataset": ""}, "job.dataset"),
         ({"dataset": "sha256:short"}, "job.dataset"),
         ({"checkpoint_policy": CheckpointPolicy(every_steps=2**31 - 1)}, "job.checkpoint_policy.every_steps"),
         ({"bundle": CodeBundle(digest=BUNDLE, entry_point="a/../../b.py")}, "job.bundle.entry_point"),
         ({"bundle": LOADER}, "job.bundle.environment"),
+        ({"bundle": CodeBundle(digest=BUNDLE)}, "job.bundle.entry_point"),
+        ({"bundle": CodeBundle(digest=BUNDLE, entry_point="m.py", module="m")}, "job.bundle.entry_point"),
+        (
+            {"bundle": CodeBundle(digest=BUNDLE, module="m", working_directory="a/../..")},
+            "job.bundle.working_directory",
+        ),
+        ({"bundle": CodeBundle(digest=BUNDLE, module="m", requirements="../r.txt")}, "job.bundle.requirements"),
+        ({"bundle": CodeBundle(digest=BUNDLE, module="m", argv=["a\0"])}, "job.bundle.argv"),
+        ({"bundle": CodeBundle(digest=BUNDLE, module="m", environment={"A": "\0"})}, "job.bundle.environment[A]"),
         ({"pools": ["pools/a", "b"]}, "job.pools[1]"),
         ({"queue": "night"}, "job.queue"),
+        ({"workers": Workers(count=3), "parallelism": Parallelism(tensor=2)}, "job.parallelism.tensor"),
+        (
+            {"workers": Workers(count=2), "parallelism": Parallelism(data=Parallelism.PARAMETER_SERVER, servers=2)},
+            "job.parallelism.servers",
+        ),
+        (
+            {"workers": Workers(count=2, max_count=4), "parallelism": Parallelism(pipeline=2)},
+            "job.workers.max_count",
+        ),
         ({"floating_resources": {"licences": 1}}, "job.floating_resources[licences]"),
         ({"node_selector": {"": "fast"}}, "job.node_selector"),
         ({"job_id": "Not An Id"}, "job"),
@@ -74,3 +101,27 @@ def test_ranks_of_a_bundle_get_the_code() -> None:
     answer = what_to_run(submitted(bundle=bundle), "")
     assert (answer.code.digest, answer.code.entry_point, list(answer.code.argv)) == (BUNDLE, "m.py", ["--x"])
     assert json.loads(answer.spec_json) == {"project": "acme", "dataset": DATASET}
+    assert answer.code.data == DATASET
+
+
+def test_ranks_of_a_module_get_where_it_runs_and_what_it_needs() -> None:
+    bundle = CodeBundle(digest=BUNDLE, module="a.b", working_directory="src", requirements="requirements.txt")
+    code = what_to_run(submitted(bundle=bundle), "").code
+    assert (code.entry_point, code.module) == ("", "a.b")
+    assert (code.working_directory, code.requirements) == ("src", "requirements.txt")
+
+
+def test_ranks_are_told_of_the_checkpoints_the_strategy_and_the_limits_of_their_job() -> None:
+    policy = FailurePolicy(hang_timeout=Duration(seconds=90), skip_preflight=True)
+    job = submitted(
+        parallelism=Parallelism(data=Parallelism.FSDP, tensor=2),
+        failure_policy=policy,
+        workers=Workers(count=4, memory_bytes=2 << 30),
+    )
+    answer = what_to_run(job, "sha256:c", ["sha256:b", "sha256:a"])
+    assert json.loads(answer.parallelism_json) == {"data": "FSDP", "tensor": 2}
+    assert (answer.hang_timeout_s, answer.preflight, answer.memory_bytes) == (90.0, False, 2 << 30)
+    assert list(answer.older_manifests) == ["sha256:b", "sha256:a"]
+    plain = what_to_run(submitted(), "")
+    assert (plain.parallelism_json, plain.hang_timeout_s, plain.preflight) == ("", 0.0, True)
+    assert plain.memory_bytes == 0  # not asked for, not held to

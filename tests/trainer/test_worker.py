@@ -22,8 +22,8 @@ from tests.harness.gang import PROJECT, PlayedAgent, Workplace, make_workplace, 
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.integration]
 
-SHORT: dict[str, Any] = {"epochs": 4}  # 48 steps of 128 samples
-KILL_AT_STEP = 24
+SHORT: dict[str, Any] = {"epochs": 4}  # 44 steps of 128 samples
+KILL_AT_STEP = 22
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -84,7 +84,7 @@ def losses(gang: PlayedAgent, after_step: int) -> dict[int, float]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def killed(launcher: LauncherClient, place: Workplace) -> PlayedAgent:
-    """A gang of which one rank was killed with SIGKILL right after the checkpoint of step 24."""
+    """A gang of which one rank was killed with SIGKILL right after the checkpoint of step 22."""
 
     def kill_one(gang: PlayedAgent, rank: int, report: Mapping[str, Any]) -> bool:
         if report["kind"] == "checkpoint" and report["step"] == KILL_AT_STEP:
@@ -179,7 +179,7 @@ async def test_checkpoints_every_few_steps_lie_within_epochs_and_resume_there(
     whole = await start_gang(launcher, world_size=2, folder=place.folder, env=place.env(spec))
     assert await whole.finish() == [Exit(code=0)] * 2, whole.errors
     saved = whole.of_kind("checkpoint")
-    assert [report["step"] for report in saved] == [7, 14, 21, 24]
+    assert [report["step"] for report in saved] == [7, 14, 21, 22]
     env = place.env(spec, resume=saved[0]["manifest"])
     resumed = await start_gang(launcher, world_size=2, folder=place.folder, env=env)
     assert await resumed.finish() == [Exit(code=0)] * 2, resumed.errors
@@ -209,7 +209,7 @@ async def test_a_superseded_gang_ends_itself_when_its_commit_is_refused(
         ({"LEPTON_SPEC": "/nonexistent"}, "FileNotFoundError"),
         ({"LEPTON_SPEC": ""}, "RANK_ENVIRONMENT_INVALID"),
         ({"RANK": "zero"}, "RANK_ENVIRONMENT_INVALID"),
-        ({"LEPTON_RESUME": "sha256:" + "0" * 64}, "ARTIFACT_NOT_FOUND"),
+        ({"LEPTON_RESUME": "sha256:" + "0" * 64}, "NO_CHECKPOINT_WHOLE"),
         ({"LEPTON_ARTIFACTS": ""}, "ARTIFACTS_NOT_CONFIGURED"),
     ],
 )

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from lepton.cli.arrays import counts
 from lepton.cli.output import Column
 from lepton.cli.quotas import shown_quota, shown_use
 
@@ -72,6 +73,11 @@ def _metrics(each: Any) -> str:
     return " ".join(f"{name}={each.metrics[name]:.4g}" for name in chosen) or "-"
 
 
+def _slices(workload: Any) -> str:
+    """How many there are; of an array, how its tasks stand."""
+    return counts(workload.array) if workload.HasField("array") else str(len(workload.slices))
+
+
 _NAME: Final = Column("NAME", _last())
 _FULL: Final = Column("RESOURCE", _field("name"), is_wide=True)
 _STATE: Final = Column("STATE", state)
@@ -137,7 +143,7 @@ WORKLOADS: Final = (
     _NAME,
     Column("KIND", lambda each: each.Kind.Name(each.kind)),
     _STATE,
-    Column("SLICES", lambda each: str(len(each.slices))),
+    Column("SLICES", _slices),
     Column("GENERATION", _field("generation")),
     Column("OWNER", _field("owner")),
     Column("NODES", lambda each: ",".join(sorted({one.node.rpartition("/")[2] for one in each.slices})), is_wide=True),

@@ -2,9 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Coroutine
+from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Final, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from lepton.cli.output import Form
 from lepton.cli.shell import Shell, Wishes
@@ -47,31 +49,54 @@ _COMMON: Final = {
 }
 
 
-def command(app: typer.Typer, name: str, *, title: str = "") -> Callable[[Body], Body]:
-    """Register `async def body(shell, ...)` as a command; what it returns is the exit code."""
+def command(
+    app: typer.Typer, name: str, *, title: str = "", cls: type[TyperCommand] = TyperCommand
+) -> Callable[[Body], Body]:
+    """Register `async def body(shell, ...)` as a command; what it returns is the exit code.
+
+    A parameter whose type is a dataclass stands for its fields: options that several commands share.
+    """
 
     def register(body: Body) -> Body:
         group = app.info.name if isinstance(app.info.name, str) else ""
         whole = title or f"lepton {group} {name}".replace("  ", " ")
+        own, shared = _parameters(body)
 
         def callback(**given: Any) -> None:
             wishes = Wishes(**{key: given.pop(key) for key in _COMMON})
+            for key, options in shared.items():
+                given[key] = options(**{field.name: given.pop(field.name) for field in fields(options)})
             shell = Shell(wishes)
             shell.run(whole, lambda: body(shell, **given))
 
-        hints = get_type_hints(body, include_extras=True)
-        own = list(inspect.signature(body).parameters.values())[1:]
-        kept = inspect.Parameter.KEYWORD_ONLY
         parameters = [
-            inspect.Parameter(each.name, kept, annotation=hints[each.name], default=each.default) for each in own
-        ] + [
-            inspect.Parameter(key, kept, annotation=annotation, default=default)
-            for key, (annotation, default) in _COMMON.items()
+            *own,
+            *(_keyword(key, annotation, default) for key, (annotation, default) in _COMMON.items()),
         ]
         callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         callback.__annotations__ = {each.name: each.annotation for each in parameters}
         callback.__doc__ = body.__doc__
-        app.command(name)(callback)
+        app.command(name, cls=cls)(callback)
         return body
 
     return register
+
+
+def _parameters(body: Body) -> tuple[list[inspect.Parameter], dict[str, type[Any]]]:
+    """The parameters that a command shows, and which of the body's are made of several of them."""
+    hints = get_type_hints(body, include_extras=True)
+    shown: list[inspect.Parameter] = []
+    shared: dict[str, type[Any]] = {}
+    for each in list(inspect.signature(body).parameters.values())[1:]:
+        hint = hints[each.name]
+        if not is_dataclass(hint) or not isinstance(hint, type):
+            shown.append(_keyword(each.name, hint, each.default))
+            continue
+        shared[each.name] = hint
+        inner = get_type_hints(hint, include_extras=True)
+        shown += [_keyword(field.name, inner[field.name], field.default) for field in fields(hint)]
+    return shown, shared
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)

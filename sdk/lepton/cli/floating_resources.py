@@ -31,6 +31,18 @@ async def get(shell: Shell, resource: ResourceArgument) -> int | None:
     return None
 
 
+@command(app, "watch")
+async def watch(shell: Shell) -> int | None:
+    """Show the floating resources as they are, and then every change of what there is of them, for ever."""
+    async with shell.client() as client:
+        async for change in client.floating_resources.watch_all():
+            if change.is_deleted:
+                shell.note(f"deleted {change.resource.name.rpartition('/')[2]}")
+            else:
+                shell.printer.change(change.resource, FLOATING_RESOURCES)
+    return None
+
+
 @command(app, "create")
 async def create(shell: Shell, resource: ResourceArgument, capacity: CapacityArgument) -> int | None:
     """Create a floating resource.

@@ -47,6 +47,16 @@ class Printer:
         """Whether a person reads it, so that remarks may stand beside it."""
         return self.form in (Form.TABLE, Form.WIDE)
 
+    @property
+    def is_live(self) -> bool:
+        """Whether a person watches a terminal, on which what was printed can be drawn over."""
+        return self.is_for_people and self.console.is_terminal
+
+    @property
+    def console(self) -> Console:
+        """Where it is printed."""
+        return self._console
+
     def many(self, resources: Sequence[Message], columns: Sequence[Column]) -> None:
         """A list of resources."""
         if self.is_for_people:
@@ -98,7 +108,11 @@ class Printer:
             table.add_column(column.title, no_wrap=True, overflow="ellipsis" if is_cut else "ignore")
         for each in resources:
             table.add_row(*(Text(column.value(each)) for column in shown))
-        if is_cut:
+        self.table(table)
+
+    def table(self, table: Table) -> None:
+        """A table of any kind; cut to the width of a terminal, but for the next program it is whole."""
+        if self._console.is_terminal and self.form is Form.TABLE:
             self._console.print(table)
             return
         wide = Console(file=io.StringIO(), width=_UNLIMITED, highlight=False)

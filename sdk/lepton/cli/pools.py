@@ -32,6 +32,18 @@ async def list_(shell: Shell) -> int | None:
     return None
 
 
+@command(app, "watch")
+async def watch(shell: Shell) -> int | None:
+    """Show the pools as they are, and then every change of what is set on them, for ever."""
+    async with shell.client() as client:
+        async for change in client.pools.watch_all():
+            if change.is_deleted:
+                shell.note(f"deleted {change.resource.name.rpartition('/')[2]}")
+            else:
+                shell.printer.change(change.resource, POOLS)
+    return None
+
+
 @command(app, "create")
 async def create(
     shell: Shell,

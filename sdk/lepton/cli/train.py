@@ -1,140 +1,104 @@
 """`lepton train`."""
 
 import asyncio
-import secrets
-import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lepton.cli import exits
-from lepton.cli.columns import JOBS, state
 from lepton.cli.command import command
-from lepton.cli.marks import apply_labels
-from lepton.cli.progress import JobProgress
-from lepton.cli.quotas import held
+from lepton.cli.job_options import JobOptions, job_id
+from lepton.cli.recipe_options import RecipeOptions
 from lepton.cli.shell import Shell
-from lepton.cli.spans import seconds
-from lepton.client.pools import pool_name
-from lepton.client.queues import queue_name
-from lepton.errors import InvalidArgument
-from lepton.trainer.v1.job_pb2 import Job, Recipe, Workers
+from lepton.cli.submission import attend
+from lepton.client import AsyncClient
+from lepton.names import ModelName, VersionName
+from lepton.recipes import RECIPES, RecipeInfo
+from lepton.recipes import recipe as recipe_named
+from lepton.trainer.v1.job_pb2 import Job
 
 app = typer.Typer()
+_DIGITS = "digits"
 
 
-@command(app, "train")
 async def train(
     shell: Shell,
-    recipe: Annotated[str, typer.Argument(help="What to train: image_classifier.")],
+    recipe: Annotated[str, typer.Argument(help=f"What to train: {', '.join(RECIPES)}.", metavar="RECIPE")],
     data: Annotated[
-        str,
-        typer.Option(
-            help="digits (scikit-learn's), an .npz file, an IDX images file, a .safetensors file with x and y, "
-            "or a folder that holds one of these."
-        ),
-    ] = "digits",
-    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="How many ranks train.")] = 1,
-    max_workers: Annotated[int, typer.Option(min=0, help="The most ranks; 0 = as many as --workers.")] = 0,
-    epochs: Annotated[int, typer.Option(min=0, help="Passes over the data; 0 = the recipe's default.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=0, help="Samples a step over all ranks; 0 = the default.")] = 0,
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="Step size; 0 = the default.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
-    pool: Annotated[list[str] | None, typer.Option(help="A pool it may run in; give several by preference.")] = None,
-    queue: Annotated[str, typer.Option(help="The queue it waits in; default: the project's.")] = "",
-    priority: Annotated[int, typer.Option(min=-1000, max=1000, help="Larger goes first.")] = 0,
-    expected: Annotated[str, typer.Option(help="How long it is expected to run: 90s, 20m, 6h.")] = "",
-    holds: Annotated[
-        list[str] | None, typer.Option("--floating", help="RESOURCE=AMOUNT of a floating resource that it holds.")
-    ] = None,
-    select: Annotated[list[str] | None, typer.Option(help="LABEL=VALUE that its nodes must have.")] = None,
-    tolerate: Annotated[list[str] | None, typer.Option(help="The key of a taint that it tolerates.")] = None,
-    preemptible: Annotated[
-        bool, typer.Option("--preemptible/--no-preemptible", help="Whether it may be stopped for another.")
-    ] = True,
-    max_restarts: Annotated[int, typer.Option(min=0, help="How often a failure may restart it.")] = 3,
-    name: Annotated[str, typer.Option(help="The job's id; default: made of the recipe and the time.")] = "",
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended, showing progress.")] = True,
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Show what the ranks print.")] = True,
+        str, typer.Option(help="A file, a folder, or digits (scikit-learn's images); see below what a recipe takes.")
+    ] = _DIGITS,
+    target: Annotated[str, typer.Option(help="Of a table: the column to foretell.")] = "",
+    time: Annotated[str, typer.Option(help="Of series: the column of times.")] = "",
+    *,
+    training: RecipeOptions,
+    options: JobOptions,
 ) -> int | None:
-    """Train a model: uploads the data, submits a job, and shows how it goes.
-
-    lepton train image_classifier --data digits --workers 4 --name digits
-
-    lepton train image_classifier --data mnist/ --pool fast --pool general --epochs 5 --no-wait
-
-    lepton train image_classifier --workers 2 --max-workers 8 --queue research --priority 10 --expected 20m
-
-    lepton train image_classifier --floating licences=1 --select tier=fast --tolerate lepton.dev/repair
-
-    Ctrl-C ends the watching, not the job: `lepton jobs cancel NAME` does that.
-    """
-    content = await asyncio.to_thread(dataset, data)
-    job = Job(
-        recipe=Recipe(name=recipe, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
-        workers=Workers(count=workers, max_count=max_workers),
-        pools=[pool_name(each) for each in pool or ()],
-        queue=queue_name(queue) if queue else "",
-        priority=priority,
-        expected_duration_s=seconds(expected, "--expected") if expected else 0,
-        floating_resources=held(holds or ()),
-        tolerated_taints=sorted(set(tolerate or ())),
-        disable_preemption=not preemptible,
-        max_restarts=max_restarts,
-    )
-    apply_labels(job.node_selector, select or ())
+    """Train a model: uploads the data, submits a job, and shows how it goes."""
+    info = recipe_named(recipe, "RECIPE")
+    job = Job()
+    training.fill(job, info)
+    options.fill(job)
+    content = await asyncio.to_thread(dataset, data, recipe=info, target=target, time=time)
     async with shell.client() as client:
+        if training.initial_model:
+            job.recipe.initial_model = await package_of(client, training.initial_model)
         artifact = await client.artifacts.upload(content)
         job.dataset = artifact.digest
-        submitted = await client.jobs.create(name or _job_id(recipe), job)
+        submitted = await client.jobs.create(options.name or job_id(recipe), job)
         shell.note(f"submitted {submitted.name}, data {artifact.digest[:19]} ({artifact.size_bytes} bytes)")
-        if not wait:
-            shell.printer.one(submitted, JOBS)
-            return None
-        try:
-            with JobProgress(shell) as progress:
-                ended = await progress.follow(client, submitted.name, logs=follow)
-        except asyncio.CancelledError:
-            shell.note(f"the job goes on: lepton jobs watch {submitted.name.rpartition('/')[2]}")
-            raise
-    shell.printer.one(ended, JOBS)
-    return outcome(shell, ended)
+        return await attend(shell, client, submitted, options)
 
 
-def outcome(shell: Shell, job: Job) -> int:
-    """The exit code of a job that has ended, after saying what went wrong."""
-    if job.state == Job.SUCCEEDED:
-        return exits.OK
-    shell.note(f"the job ended as {state(job)}: {job.error.message or job.message}")
-    for line in job.error.log_tail:
-        shell.note(f"  [rank {job.error.rank}] {line}")
-    return exits.FAILED
-
-
-def dataset(source: str) -> bytes:
-    """The canonical bytes of the data that a user names."""
+def dataset(source: str, *, recipe: RecipeInfo, target: str = "", time: str = "") -> bytes:
+    """The canonical bytes of the data that a user names, of the kind that the recipe takes."""
     from lepton import data  # numpy is needed only here
 
-    path = Path(source)
-    if path.is_dir():
-        path = _within(path)
-        source = str(path)
-    if path.suffix == ".safetensors":
-        return data.to_safetensors(data.from_safetensors(path.read_bytes()))
-    return data.to_safetensors(data.load(source))
+    if source == _DIGITS and recipe.data != data.Dataset.kind:
+        raise typer.BadParameter(f"--data: {recipe.name} takes {recipe.takes}")
+    return data.to_safetensors(data.read(recipe.data, source, target=target, time=time))
 
 
-def _within(folder: Path) -> Path:
-    for pattern in ("*.safetensors", "*.npz", "train*images*", "*images*"):
-        found = sorted(folder.glob(pattern))
-        if len(found) == 1:
-            return found[0]
-        if found:
-            problem = f"{folder} holds {len(found)} files {pattern}; name one of them"
-            raise InvalidArgument("DATASET_INVALID", problem=problem)
-    raise InvalidArgument("DATASET_INVALID", problem=f"{folder} holds no .npz, IDX or .safetensors file")
+async def package_of(client: AsyncClient, model: str) -> str:
+    """The digest of the package that `MODEL`, `MODEL@VERSION`, a version's name or the digest itself stands for."""
+    if model.startswith("sha256:"):
+        return model
+    if "/versions/" in model:
+        version = VersionName.parse(model, "--initial-model")
+        return (await client.models.get_version(str(version.parent), version.version)).package
+    name, _, number = model.partition("@")
+    if name.startswith("projects/"):
+        ModelName.parse(name, "--initial-model")
+    return (await client.models.get_version(name, number or "latest")).package
 
 
-def _job_id(recipe: str) -> str:
-    return f"{recipe.replace('_', '-')[:40]}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+def _teaching() -> str:
+    parts = [
+        "Train a model: uploads the data, submits a job, and shows how it goes.",
+        "lepton train image_classifier --data digits --workers 4 --name digits",
+        "lepton train image_classifier --data mnist/ --workers 4 --epochs 10 --batch-size 32 --wait -o json",
+        "lepton train text_classifier --data reviews.csv --stop-after 3",
+        "lepton train language_model --data texts/ --set layers=4 --set width=128 --workers 2 --strategy fsdp",
+        "lepton train forecaster --data sales.csv --time day --set horizon=7",
+        "lepton train risk_model --data loans.csv --target defaulted",
+        "lepton train image_classifier --data mine/ --initial-model digits@3 --freeze-trunk",
+        "The recipes:",
+    ]
+    for info in RECIPES.values():
+        defaults = info.defaults
+        settings = ", ".join(
+            f"{name} ({each.about}{'' if each.default is None else f'; {each.default:g}'})"
+            for name, each in info.settings.items()
+        )
+        parts.append(
+            f"{info.name}: {info.about}. Takes {info.takes}. By default {defaults.epochs} epochs, batches of "
+            f"{defaults.batch_size}, {defaults.optimizer} at {defaults.learning_rate:g}. --set: {settings}."
+        )
+    parts += [
+        "A fifth of the data is held out and measured on (test_accuracy, ...), unless the data comes with a test set; "
+        "a tenth of the rest is chosen by (validation_...).",
+        "Ctrl-C ends the watching, not the job: `lepton jobs cancel NAME` does that.",
+    ]
+    return "\n\n".join(parts)
+
+
+train.__doc__ = _teaching()
+command(app, "train")(train)

@@ -4,12 +4,15 @@ from typing import Annotated
 
 import typer
 
+from lepton.cli import arrays, exits
 from lepton.cli.columns import WORKLOADS
 from lepton.cli.command import command
+from lepton.cli.process_options import ProcessOptions
 from lepton.cli.shell import Shell
 from lepton.cli.spans import seconds
 from lepton.cli.why import workload_of
 from lepton.client.queues import queue_name
+from lepton.scheduler.v1.workload_pb2 import Workload
 
 app = typer.Typer(
     name="workloads",
@@ -37,7 +40,68 @@ async def get(
 ) -> int | None:
     """Show a workload, or that of a job; `-o yaml` shows where each of its slices runs."""
     async with shell.client() as client:
-        shell.printer.one(await client.workloads.get(await workload_of(client, workload)), WORKLOADS)
+        found = await client.workloads.get(await workload_of(client, workload))
+        shell.printer.one(found, WORKLOADS)
+        for line in arrays.told(found) if shell.printer.is_for_people else ():
+            shell.printer.text(line)
+    return None
+
+
+@command(app, "run")
+async def run(
+    shell: Shell,
+    workload_id: Annotated[str, typer.Argument(metavar="NAME", help="What it is called.")],
+    program: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="The command; no shell is involved.")],
+    options: ProcessOptions,
+    array: Annotated[
+        str | None, typer.Option(help=f"Run it as many tasks, each with its LEPTON_ARRAY_INDEX: {arrays.FORM}.")
+    ] = None,
+    is_waiting: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for its end.")] = True,
+) -> int | None:
+    """Run a command on the fleet: once, or as an array of tasks that are placed, run and tried again one by one.
+
+    lepton workloads run resize --array 0-999%50 --cpu 0.5 --max-restarts 2 -- python3 resize.py
+
+    lepton workloads run clean --no-wait -- rm -rf /scratch/old
+    """
+    wish = arrays.read(array) if array is not None else None
+    workload = options.workload(program)
+    if wish is not None:
+        workload.array.task_count, workload.array.first_index = wish.count, wish.first
+        workload.groups[0].max_count = wish.at_once
+    async with shell.client() as client:
+        made = await client.workloads.create(workload_id, workload)
+        if not is_waiting:
+            shell.printer.one(made, WORKLOADS)
+            return None
+        shell.note(f"waiting for {made.name}; what is interrupted here goes on there")
+        ended = await client.workloads.wait(made.name)
+        shell.printer.one(ended, WORKLOADS)
+        for line in arrays.told(ended):
+            shell.note(line)
+        return None if ended.state == Workload.SUCCEEDED else exits.FAILED
+
+
+@command(app, "cancel")
+async def cancel(
+    shell: Shell,
+    workload: Annotated[str, typer.Argument(metavar="JOB", help="A workload or a job, by id or name.")],
+) -> int | None:
+    """Stop a workload, an array with all of its tasks."""
+    async with shell.client() as client:
+        shell.printer.one(await client.workloads.cancel(await workload_of(client, workload)), WORKLOADS)
+    return None
+
+
+@command(app, "delete")
+async def delete(
+    shell: Shell,
+    workload: Annotated[str, typer.Argument(metavar="WORKLOAD", help="A workload that has ended.")],
+) -> int | None:
+    """Forget a workload that has ended."""
+    async with shell.client() as client:
+        await client.workloads.delete(workload)
+    shell.note(f"deleted {workload}")
     return None
 
 

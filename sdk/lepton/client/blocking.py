@@ -90,6 +90,7 @@ class BlockingFloatingResources(Facade[FloatingResources]):
     create = waits(FloatingResources.create)
     get = waits(FloatingResources.get)
     list = lists(FloatingResources.list)
+    watch_all = iterates(FloatingResources.watch_all)
     update = waits(FloatingResources.update)
     delete = waits(FloatingResources.delete)
 
@@ -100,6 +101,7 @@ class BlockingPools(Facade[Pools]):
     create = waits(Pools.create)
     get = waits(Pools.get)
     list = lists(Pools.list)
+    watch_all = iterates(Pools.watch_all)
     update = waits(Pools.update)
     delete = waits(Pools.delete)
 
@@ -157,6 +159,7 @@ class BlockingJobs(Facade[Jobs]):
     """`client.jobs` that blocks."""
 
     create = waits(Jobs.create)
+    submit_script = waits(Jobs.submit_script)
     get = waits(Jobs.get)
     list = lists(Jobs.list)
     watch = iterates(Jobs.watch)
@@ -167,6 +170,7 @@ class BlockingJobs(Facade[Jobs]):
     checkpoints = lists(Jobs.checkpoints)
     logs = iterates(Jobs.logs)
     metrics = iterates(Jobs.metrics)
+    curves = waits(Jobs.curves)
 
 
 class BlockingArtifacts(Facade[Artifacts]):

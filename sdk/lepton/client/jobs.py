@@ -4,12 +4,16 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import aclosing
 from typing import Final
 
+from lepton.client.artifacts import Artifacts
 from lepton.client.calls import Calls
 from lepton.client.group import Group, new_request_id
 from lepton.client.listing import Listing, Page
 from lepton.client.scope import Scope
+from lepton.client.scripts import submit_script
 from lepton.client.watching import Change, Watch, awaited, in_states
+from lepton.curves import Curves
 from lepton.names import JobName
+from lepton.script import Prepared, Script
 from lepton.trainer.v1 import trainer_service_pb2 as pb
 from lepton.trainer.v1.checkpoint_pb2 import Checkpoint
 from lepton.trainer.v1.job_pb2 import Job
@@ -31,6 +35,19 @@ class Jobs(Group):
             parent=self._scope.parent(project), job_id=job_id, job=job, request_id=request_id or new_request_id()
         )
         return await self._calls.unary(self._stub.CreateJob, request)
+
+    async def submit_script(
+        self,
+        job_id: str,
+        script: Script | Prepared,
+        job: Job | None = None,
+        *,
+        project: str | None = None,
+        request_id: str = "",
+    ) -> Job:
+        """Submit a script of one's own with its folder and data; `job` holds the rest. Raises what `create` raises."""
+        artifacts = Artifacts(self._calls, self._scope)
+        return await submit_script(self, artifacts, job_id, script, job, project=project, request_id=request_id)
 
     async def get(self, job: str) -> Job:
         """A job by id or name."""
@@ -98,13 +115,17 @@ class Jobs(Group):
         return Listing(page)
 
     async def logs(
-        self, job: str, *, follow: bool = False, offset: int = 0, ranks: Collection[int] = ()
+        self, job: str, *, follow: bool = False, offset: int = 0, ranks: Collection[int] = (), tail: int = 0
     ) -> AsyncGenerator[pb.LogLine, None]:
-        """The lines that the job's ranks print, behind `offset`; with `follow` until the job has ended."""
-        name = self._name(job)
+        """The lines that the job's ranks print, behind `offset`; with `follow` until the job has ended.
+
+        With `tail` only the last so many of those that are there already. Each line's `offset` is where to go on later.
+        """
+        name, begun = self._name(job), offset
 
         def begin() -> pb.StreamLogsRequest:
-            return pb.StreamLogsRequest(name=name, offset=offset, follow=follow, ranks=ranks)
+            tail_lines = tail if offset == begun else 0  # the rest follows on what was received
+            return pb.StreamLogsRequest(name=name, offset=offset, follow=follow, ranks=ranks, tail_lines=tail_lines)
 
         async for answer in self._calls.stream(lambda: self._stub.StreamLogs(begin())):
             for line in answer.lines:
@@ -112,18 +133,30 @@ class Jobs(Group):
                     offset = line.offset
                     yield line
 
-    async def metrics(self, job: str, *, follow: bool = False, offset: int = 0) -> AsyncGenerator[pb.MetricPoint, None]:
-        """What the job measures, behind `offset`; with `follow` until the job has ended."""
-        name = self._name(job)
+    async def metrics(
+        self, job: str, *, follow: bool = False, offset: int = 0, max_points: int = 0
+    ) -> AsyncGenerator[pb.MetricPoint, None]:
+        """What the job measures, behind `offset`; with `follow` until the job has ended.
+
+        With `max_points` about so many of those that are there already: the ends and the peaks of every series stay.
+        Each point's `offset` is where to go on later.
+        """
+        name, begun = self._name(job), offset
 
         def begin() -> pb.StreamMetricsRequest:
-            return pb.StreamMetricsRequest(name=name, offset=offset, follow=follow)
+            most = max_points if offset == begun else 0
+            return pb.StreamMetricsRequest(name=name, offset=offset, follow=follow, max_points=most)
 
         async for answer in self._calls.stream(lambda: self._stub.StreamMetrics(begin())):
             for point in answer.points:
                 if point.offset > offset:
                     offset = point.offset
                     yield point
+
+    async def curves(self, job: str, *, max_points: int = 0) -> Curves:
+        """What the job has measured so far, by metric; readable also when the job and its nodes are gone."""
+        found = await self.get(job)
+        return Curves(job=found, points=[point async for point in self.metrics(found.name, max_points=max_points)])
 
     def _watch(self, name: str, parent: str = "", revision: int = 0, known: Iterable[Job] = ()) -> Watch[Job]:
         parent = parent or str(JobName.parse(name).parent)

@@ -1,11 +1,12 @@
 """`client.pools`: partitions of the fleet."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from lepton.client.calls import Calls
 from lepton.client.group import Group, new_request_id
 from lepton.client.listing import Listing, Page
 from lepton.client.scope import Scope
+from lepton.client.watching import Change, Watch
 from lepton.names import PoolName
 from lepton.scheduler.v1 import scheduler_service_pb2 as pb
 from lepton.scheduler.v1.pool_pb2 import Pool
@@ -37,6 +38,15 @@ class Pools(Group):
             return answer.pools, answer.next_page_token
 
         return Listing(page)
+
+    def watch_all(self, *, revision: int = 0) -> AsyncGenerator[Change[Pool], None]:
+        """The pools as they are, then every change of what is set on them, for ever."""
+        return Watch(
+            self._calls,
+            Pool,
+            lambda position: self._stub.WatchPools(pb.WatchPoolsRequest(revision=position)),
+            revision,
+        ).changes()
 
     async def update(self, pool: Pool, fields: Sequence[str] = ()) -> Pool:
         """Change these fields of a pool, or those that are set: class, labels, display_name, membership."""

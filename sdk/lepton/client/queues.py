@@ -92,6 +92,15 @@ class FloatingResources(Group):
 
         return Listing(page)
 
+    def watch_all(self, *, revision: int = 0) -> AsyncGenerator[Change[FloatingResource], None]:
+        """The floating resources as they are, then every change of what there is of them, for ever."""
+        return Watch(
+            self._calls,
+            FloatingResource,
+            lambda position: self._stub.WatchFloatingResources(pb.WatchFloatingResourcesRequest(revision=position)),
+            revision,
+        ).changes()
+
     async def update(self, floating_resource: str, capacity: int, *, etag: str = "") -> FloatingResource:
         """Change how much there is."""
         wanted = FloatingResource(name=floating_resource_name(floating_resource), capacity=capacity, etag=etag)

@@ -5,35 +5,41 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Self
 
 from lepton.errors import InvalidArgument
+from lepton.models.settings import (
+    ForecasterConfig,
+    ImageClassifierConfig,
+    LanguageModelConfig,
+    RecommenderConfig,
+    RiskModelConfig,
+    TextClassifierConfig,
+)
 
+__all__ = ["NAMES", "Architecture", "Config", "ImageClassifierConfig"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageClassifierConfig:
-    """The shape of an `image_classifier`: what comes in, how many classes go out, and how wide it is in between."""
+Config = (
+    ImageClassifierConfig
+    | TextClassifierConfig
+    | LanguageModelConfig
+    | ForecasterConfig
+    | RecommenderConfig
+    | RiskModelConfig
+)
 
-    channels: int
-    height: int
-    width: int
-    classes: int
-    features: int = 16
-    hidden: int = 64
-
-    def __post_init__(self) -> None:
-        limits = {"channels": 64, "height": 1024, "width": 1024, "classes": 65536, "features": 1024, "hidden": 16384}
-        for name, most in limits.items():
-            value, least = getattr(self, name), 2 if name in ("height", "width", "classes") else 1
-            if type(value) is not int or not least <= value <= most:
-                raise _invalid(f"config.{name}", f"must be a whole number from {least} to {most}")
-
-
-NAMES: Final[Mapping[str, type[ImageClassifierConfig]]] = {"image_classifier": ImageClassifierConfig}
+NAMES: Final[Mapping[str, type[Config]]] = {
+    "image_classifier": ImageClassifierConfig,
+    "text_classifier": TextClassifierConfig,
+    "language_model": LanguageModelConfig,
+    "forecaster": ForecasterConfig,
+    "recommender": RecommenderConfig,
+    "risk_model": RiskModelConfig,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """A registered name and its configuration: `{"name": "image_classifier", "config": {"channels": 1, ...}}`.
 
-    In a training spec the config may leave out what the dataset decides; in a model package it is complete.
+    Before the dataset is known the config may leave out what that decides; in a model package it is complete.
     """
 
     name: str = "image_classifier"
@@ -56,17 +62,24 @@ class Architecture:
         """The architecture as a JSON object."""
         return {"name": self.name, "config": dict(self.config)}
 
-    def resolve(self, **defaults: int) -> ImageClassifierConfig:
+    def resolve(self, **defaults: Any) -> Config:
         """The complete configuration, `defaults` standing in for what the config leaves out."""
+        kind = NAMES[self.name]
         known = {**defaults, **self.config}
-        required = ("channels", "height", "width", "classes")
-        if missing := [name for name in required if name not in known]:
+        if missing := [name for name in kind.required if name not in known]:
             raise _invalid(f"config.{missing[0]}", "must be set")
-        return NAMES[self.name](**known)
+        return kind(**known)
 
-    def complete(self, **defaults: int) -> Self:
+    def complete(self, **defaults: Any) -> Self:
         """The same architecture with every setting written out."""
-        return type(self)(name=self.name, config=asdict(self.resolve(**defaults)))
+        config = {name: _plain(value) for name, value in asdict(self.resolve(**defaults)).items()}
+        if config.get("heads") == []:
+            del config["heads"]  # one way of classifying: as packages have always said it
+        return type(self)(name=self.name, config=config)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _invalid(path: str, problem: str) -> InvalidArgument:

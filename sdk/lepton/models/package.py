@@ -26,6 +26,7 @@ from lepton.models.architecture import Architecture
 FORMAT: Final = "lepton.model/1"
 WEIGHTS: Final = "weights.safetensors"
 GOLDEN: Final = "golden.safetensors"
+FACTS: Final = "facts.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,8 @@ class RankEnvironment:
     traceparent: str
     otlp_endpoint: str
     error_file: Path | None
+    resume_older: tuple[str, ...] = ()  # the checkpoints before `resume`, newest first
+    hang_timeout_s: float = 0.0  # after so long without a step the agent ends the rank; 0 = a default of the agent's
 
     @classmethod
     def parse(cls, environ: Mapping[str, str]) -> Self:
@@ -45,6 +47,8 @@ class RankEnvironment:
             traceparent=environ.get("TRACEPARENT", ""),
             otlp_endpoint=environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
             error_file=Path(environ["TORCHELASTIC_ERROR_FILE"]) if environ.get("TORCHELASTIC_ERROR_FILE") else None,
+            resume_older=tuple(filter(None, environ.get("LEPTON_RESUME_OLDER", "").split(","))),
+            hang_timeout_s=_seconds(environ, "LEPTON_HANG_TIMEOUT_S"),
         )
 
 
@@ -52,5 +56,13 @@ def _whole(environ: Mapping[str, str], variable: str, default: int) -> int:
     text = environ.get(variable) or str(default)
     try:
         return int(text)
+    except ValueError as error:
+        raise FailedPrecondition("RANK_ENVIRONMENT_INVALID", variable=variable, value=text) from error
+
+
+def _seconds(environ: Mapping[str, str], variable: str) -> float:
+    text = environ.get(variable) or "0"
+    try:
+        return float(text)
     except ValueError as error:
         raise FailedPrecondition("RANK_ENVIRONMENT_INVALID", variable=variable, value=text) from error

@@ -2,14 +2,17 @@
 
 rank -> agent   {"seq": n, "kind": "metrics", "step": s, "epoch": e, "values": {..}, "progress": 0..1, "time": ..}
                 {"seq": n, "kind": "checkpoint", "id": "checkpoint-<step>", "step": s, "manifest": "sha256:..", ..}
+                {"seq": n, "kind": "checkpoint_failed", "why": ".."}
                 {"seq": n, "kind": "package", "id": "package", "digest": "sha256:..", "metrics": {..}}
                 {"seq": n, "kind": "artifact", "name": "onnx", "digest": "sha256:.."}
+                {"seq": n, "kind": "pace", "step": s, "step_s": .., "busy_s": .., "idle": true if no step is due}
                 {"seq": n, "kind": "state", "phase": "training" | "evaluating" | "packaging" | "stopped" | "finished"}
 agent -> rank   {"ack": id}   {"nack": id, "reason": ".."}   {"stop": true, "deadline_s": ..}
 """
 
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -17,15 +20,18 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Final
 
-from lepton.errors import Aborted, DeadlineExceeded, Unavailable
+from lepton.errors import Aborted, DeadlineExceeded, LeptonError, Unavailable
 
 COMMIT_TIMEOUT_S: Final = 120.0  # longer than the trainer service takes to be restarted
 
 
 class Commit:
-    """Something stored by this rank that becomes part of the job once the trainer service has accepted it."""
+    """Something stored by this rank that becomes part of the job once the trainer service has accepted it.
 
-    def __init__(self, commit_id: str, digest: str) -> None:
+    `digest` names it; of a checkpoint that is still being written it is empty, until `wait()` has returned.
+    """
+
+    def __init__(self, commit_id: str, digest: str = "") -> None:
         self.commit_id, self.digest = commit_id, digest
         self._answer: Future[None] = Future()
 
@@ -83,19 +89,48 @@ class Reporter:
         """Says what the rank is doing."""
         self._send({"kind": "state", "phase": phase})
 
-    def metrics(self, values: Mapping[str, float], *, step: int, epoch: int, progress: float) -> None:
-        """Says how the training goes."""
+    def metrics(
+        self, values: Mapping[str, float], *, step: int, epoch: int, progress: float, total_steps: int = 0
+    ) -> None:
+        """Says how the training goes; `total_steps` is 0 when it is not known."""
         line = {"kind": "metrics", "step": step, "epoch": epoch, "values": dict(values), "progress": progress}
+        line["total_steps"] = total_steps
         self._send({**line, "time": time.time()})
 
-    def checkpoint(self, manifest: str, *, step: int, metrics: Mapping[str, float]) -> Commit:
-        """Offers a stored checkpoint to the job."""
+    def pace(self, *, step: int, step_s: float, busy_s: float, idle: bool = False) -> None:
+        """Says how fast this rank steps; `busy_s` of `step_s` it computed itself, 0 = not known. Every rank says it.
+
+        `idle`: the next step may take as long as it likes.
+        """
+        line: dict[str, Any] = {"kind": "pace", "step": step, "step_s": step_s, "busy_s": busy_s}
+        self._send({**line, "idle": True} if idle else line)
+
+    def expect(self, commit_id: str) -> Commit:
+        """A commit of something that is still being written; `drain` waits for it."""
+        commit = self._commits[commit_id] = Commit(commit_id)
+        return commit
+
+    def checkpoint(
+        self, manifest: str, *, step: int, metrics: Mapping[str, float], commit: Commit | None = None
+    ) -> Commit:
+        """Offers a stored checkpoint to the job, as the commit that was expected where there is one."""
         line = {"kind": "checkpoint", "step": step, "manifest": manifest, "metrics": dict(metrics)}
-        return self._commit(f"checkpoint-{step}", manifest, line)
+        return self._commit(commit or Commit(f"checkpoint-{step}"), manifest, line)
+
+    def checkpoint_failed(self, why: str) -> None:
+        """Says that a checkpoint could not be written or read; the job goes on with those before it."""
+        print(f"lepton: {why}", file=sys.stderr, flush=True)
+        self._send({"kind": "checkpoint_failed", "why": why})
+
+    def give_up(self, commit: Commit, error: Exception) -> None:
+        """Settles a commit that is not to be, which is no reason for the run to end; whoever waits for it is told."""
+        if self._commits.get(commit.commit_id) is commit:
+            del self._commits[commit.commit_id]
+        commit.refuse(error)
 
     def package(self, digest: str, *, metrics: Mapping[str, float]) -> Commit:
         """Offers the stored model package to the job."""
-        return self._commit("package", digest, {"kind": "package", "digest": digest, "metrics": dict(metrics)})
+        return self._commit(Commit("package"), digest, {"kind": "package", "digest": digest, "metrics": dict(metrics)})
 
     def artifact(self, name: str, digest: str) -> None:
         """Names a stored artifact as an output of the slice; whoever asked for the slice reads it from the workload."""
@@ -108,18 +143,22 @@ class Reporter:
                 commit.wait(0)
 
     def drain(self, timeout_s: float = COMMIT_TIMEOUT_S) -> None:
-        """Returns once every commit was accepted."""
+        """Returns once every commit was accepted, or given up. Raises what `Commit.wait` raises."""
         deadline = time.monotonic() + timeout_s
         for commit in list(self._commits.values()):
-            commit.wait(max(deadline - time.monotonic(), 0.0))
+            try:
+                commit.wait(max(deadline - time.monotonic(), 0.0))
+            except LeptonError:
+                if self._commits.get(commit.commit_id) is commit:
+                    raise
 
-    def _commit(self, commit_id: str, digest: str, line: Mapping[str, Any]) -> Commit:
-        commit = Commit(commit_id, digest)
-        self._commits[commit_id] = commit
+    def _commit(self, commit: Commit, digest: str, line: Mapping[str, Any]) -> Commit:
+        commit.digest = digest
+        self._commits[commit.commit_id] = commit
         if self._channel is None:
             commit.accept()
         else:
-            self._send({**line, "id": commit_id})
+            self._send({**line, "id": commit.commit_id})
         return commit
 
     def _send(self, line: Mapping[str, Any]) -> None:

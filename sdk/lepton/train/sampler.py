@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lepton.data.dataset import Array
+from lepton.data.limits import Array
 from lepton.errors import InvalidArgument
 
 

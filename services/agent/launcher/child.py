@@ -1,11 +1,13 @@
 """The life of a forked rank: cut loose from the launcher, given its files and environment, run like any program."""
 
 import atexit
+import faulthandler
 import json
 import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -13,8 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from services.agent.confinement import Confinement, apply
 from services.agent.launcher.death import die_with
 from services.agent.launcher.program import run_program
+from services.agent.stall import STACK_SIGNAL
 
 REPORT_FD: Final = 3
 
@@ -32,30 +36,50 @@ def become_child(launcher: int, files: Sequence[int]) -> None:
     os.closerange(len(files), os.sysconf("SC_OPEN_MAX"))
 
 
-def run_rank(start: Mapping[str, Any]) -> NoReturn:
-    """Runs the rank's program to its end and leaves with its exit code, without the interpreter's own teardown.
+def run_rank(start: Mapping[str, Any], launcher: int) -> NoReturn:
+    """Runs the rank's program to its end."""
+
+    def run() -> None:
+        apply(Confinement.of_json(start["confinement"]))
+        die_with(launcher)  # once more: the kernel forgets it when the user changes
+        entry, argv = str(start["entry"]), [str(argument) for argument in start["argv"]]
+        os.environ.clear()
+        os.environ.update(start["env"])
+        os.environ["LEPTON_REPORT_FD"] = str(REPORT_FD)
+        time.tzset()
+        sys.stdin = open(0)  # noqa: SIM115  # lives as long as the process
+        sys.stdout = open(1, "w", buffering=1)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
+        os.chdir(start["cwd"])
+        _forget_the_launcher()
+        _set_threads()
+        run_program(entry, argv)
+
+    run_to_the_end(run)
+
+
+def run_to_the_end(program: Callable[[], None]) -> NoReturn:
+    """Runs a program and leaves with its exit code, without the interpreter's own teardown.
 
     That teardown destroys what is dangerous to destroy (see program.py); what a program relies on (its threads, exit
     handlers, flushed output) is done here instead.
     """
-    code = _guarded(lambda: _run(start))
+    faulthandler.register(STACK_SIGNAL, file=2, all_threads=True)  # asked for when the rank seems to hang
+    code = _guarded(program)
     code = _guarded(_wind_up) or code
     os._exit(code)
 
 
-def _run(start: Mapping[str, Any]) -> None:
-    entry, argv = str(start["entry"]), [str(argument) for argument in start["argv"]]
-    os.environ.clear()
-    os.environ.update(start["env"])
-    os.environ["LEPTON_REPORT_FD"] = str(REPORT_FD)
-    time.tzset()
-    sys.stdin = open(0)  # noqa: SIM115  # lives as long as the process
-    sys.stdout = open(1, "w", buffering=1)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
-    os.chdir(start["cwd"])
+def _forget_the_launcher() -> None:
+    # What the launcher drew or looked up once must not be the same in every rank of every job.
     random.seed()
-    _set_threads()
-    run_program(entry, argv)
+    tempfile.tempdir = None
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+    processes: Any = sys.modules.get("multiprocessing.process")
+    if processes is not None:
+        processes.current_process().authkey = os.urandom(32)
 
 
 def _set_threads() -> None:

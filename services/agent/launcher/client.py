@@ -90,7 +90,7 @@ class LauncherClient:
             "entry": launch.entry,
             "argv": list(launch.argv),
         }
-        message |= {"env": environment, "cwd": str(launch.cwd)}
+        message |= {"env": environment, "cwd": str(launch.cwd), "confinement": launch.confinement.to_json()}
         async with AsyncExitStack() as undo:
             stdout, stdout_end = await _output(undo)
             stderr, stderr_end = await _output(undo)
@@ -177,7 +177,7 @@ class LauncherClient:
         elif "ready" in message:
             self._ready.set_result(float(message["seconds"]))
         elif "exit" in message:
-            _settle(self._exits.pop(message["exit"]), Exit(code=message["code"], signal=message["signal"]))
+            _settle(self._exits.pop(message["exit"]), _exit_of(message))
         elif "failed" in message:
             _fail(self._started.get(message["failed"]), Unavailable("RANK_NOT_STARTED", why=str(message["why"])))
         elif message["started"] in self._started:
@@ -216,6 +216,10 @@ async def _writable(end: socket.socket) -> None:
         await ready
     finally:
         loop.remove_writer(end.fileno())
+
+
+def _exit_of(message: Mapping[str, Any]) -> Exit:
+    return Exit(code=message["code"], signal=message["signal"], peak_bytes=message["peak"])
 
 
 def _settle(future: asyncio.Future[Any], value: Any) -> None:

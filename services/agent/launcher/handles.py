@@ -18,6 +18,7 @@ class Exit:
 
     code: int | None = None
     signal: int | None = None
+    peak_bytes: int = field(default=0, compare=False)  # the most memory that it had resident; 0 = not known
 
     @property
     def is_success(self) -> bool:

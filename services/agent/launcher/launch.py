@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from lepton.errors import InvalidArgument
+from services.agent.confinement import Confinement
 
 # What a rank and the launcher may take over from the agent; the agent's credentials and settings are not in it.
 INHERITED: Final = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE")
@@ -27,6 +28,7 @@ class RankLaunch:
     argv: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path = Path("/")
+    confinement: Confinement = field(default_factory=Confinement)
 
 
 def launcher_environment(inherited: Mapping[str, str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, Final
 
 _KEPT: Final[list[object]] = []
+_OURS: Final = ("services", "chassis", "deploy", "bench", "tests", "lepton")
 
 
 def run_program(entry: str, argv: Sequence[str]) -> None:
@@ -23,15 +24,26 @@ def run_program(entry: str, argv: Sequence[str]) -> None:
     sys.modules["__main__"] = main
     sys.argv = [entry, *argv]
     _keep_process_groups()
-    if entry.endswith(".py") or "/" in entry:
-        path = Path(entry).resolve()
-        sys.path.insert(0, str(path.parent))
+    is_script = entry.endswith(".py") or "/" in entry
+    path = Path(entry).resolve()
+    beside = path.parent if is_script else Path.cwd()
+    sys.path.insert(0, str(beside))
+    _make_room(beside)
+    if is_script:
         main.__dict__.update(__file__=entry, __builtins__=__builtins__)
         exec(compile(path.read_bytes(), entry, "exec"), main.__dict__)  # noqa: S102  # what a launcher is for
     else:
         main.__dict__["__builtins__"] = __builtins__
         run_module_as_main: Callable[[str], object] = runpy._run_module_as_main  # type: ignore[attr-defined]  # noqa: SLF001
         run_module_as_main(entry)  # the public run_module tears the module down at its end
+
+
+def _make_room(folder: Path) -> None:
+    # A program's own package goes before one of ours that has its name and was imported ahead of it.
+    for name in _OURS:
+        if (folder / name).is_dir() or (folder / f"{name}.py").is_file():
+            ours = [each for each in sys.modules if each == name or each.startswith(f"{name}.")]
+            _KEPT.extend(sys.modules.pop(each) for each in ours)
 
 
 def _keep_process_groups() -> None:

@@ -1,6 +1,7 @@
 """The launcher's wire: one JSON object per packet of a unix socket, open files riding along.
 
-agent -> launcher   {"op": "start", "id": .., "entry": .., "argv": [..], "env": {..}, "cwd": ..}
+agent -> launcher   {"op": "start", "id": .., "entry": .., "argv": [..], "env": {..}, "cwd": ..,
+                     "confinement": {..}}
                         with stdout, stderr and the report socket as files
                     {"op": "store", "id": .., "host": ..}
                     {"op": "kill", "id": .., "signal": 9}

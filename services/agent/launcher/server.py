@@ -58,7 +58,8 @@ class Server:
     def _handle(self, message: Mapping[str, Any], files: Sequence[int]) -> None:
         child_id = str(message["id"])
         if message["op"] == "start":
-            pid = self._fork(child_id, (self._null, *files), lambda: child.run_rank(message))
+            launcher = os.getpid()
+            pid = self._fork(child_id, (self._null, *files), lambda: child.run_rank(message, launcher))
             protocol.send(self._control, {"started": child_id, "pid": pid})
         elif message["op"] == "store":
             with store.listen(str(message["host"])) as listener:
@@ -94,13 +95,13 @@ class Server:
     def _reap(self, ended: _Child) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(ended.pid, signal.SIGKILL)  # whatever it left behind; its number is ours until it is waited for
-        _, status = os.waitpid(ended.pid, 0)
+        _, status, used = os.wait4(ended.pid, 0)
         self._selector.unregister(ended.pidfd)
         os.close(ended.pidfd)
         del self._children[ended.child_id]
         code = os.waitstatus_to_exitcode(status)
         outcome = {"code": code, "signal": None} if code >= 0 else {"code": None, "signal": -code}
         try:
-            protocol.send(self._control, {"exit": ended.child_id, **outcome})
+            protocol.send(self._control, {"exit": ended.child_id, **outcome, "peak": 1024 * used.ru_maxrss})
         except OSError:
             print("the agent is gone; an exit went unreported", file=sys.stderr)

@@ -17,9 +17,18 @@ MODULES: Final = (
     "fsspec.implementations.local",
     "opentelemetry.exporter.otlp.proto.grpc.trace_exporter",  # imported, never instantiated before the fork
     "lepton.otlp",
+    "lepton.train.parallel",
     "lepton.train.rank_session",
     "lepton.models.image_classifier",
+    "lepton.train.prefetch",
+    "services.trainer.worker.loop",
+    "services.trainer.worker.package",
     "services.trainer.worker.recipes.image_classifier",
+    "services.trainer.worker.recipes.text_classifier",
+    "services.trainer.worker.recipes.language_model",
+    "services.trainer.worker.recipes.forecaster",
+    "services.trainer.worker.recipes.recommender",
+    "services.trainer.worker.recipes.risk_model",
 )
 
 

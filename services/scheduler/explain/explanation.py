@@ -12,7 +12,9 @@ from services.scheduler.explain.queueing import Line, line_of, without_those_beh
 from services.scheduler.explain.rehearsal import PLACED, Budget, OutOfBudgetError
 from services.scheduler.explain.smallest_change import smallest_change
 from services.scheduler.explain.trial import Trial
-from services.scheduler.snapshot import Reason, Snapshot, State, Workload
+from services.scheduler.lifecycle import FINAL
+from services.scheduler.planner.avoidance import words as avoidance
+from services.scheduler.snapshot import Reason, Snapshot, State, TaskArray, Workload
 
 # What each part of an answer may cost, in workloads and nodes that the planner looks at: some 20 s of one core.
 LOOKS: Final = 1_000_000
@@ -36,6 +38,8 @@ def explain(snapshot: Snapshot, name: str, now: float, spread: Spread) -> Explan
     workload = snapshot.workloads[name]
     if workload.state not in PLACED and workload.state is not State.PENDING:
         return Explanation(reason=Reason.NONE, message=f"it is {workload.state.name}: {workload.message}".rstrip(": "))
+    if workload.state in PLACED and workload.array is not None:
+        return Explanation(reason=workload.reason, message=_tasks(snapshot, workload, workload.array))
     if workload.state in PLACED and workload.reason is Reason.NONE:
         return Explanation(reason=Reason.NONE, message=_placed(snapshot, workload))
     trial = Trial(snapshot, name, now, Budget(LOOKS))
@@ -58,7 +62,7 @@ def _why(trial: Trial, spread: Spread) -> Explanation:
     others = f"; {who.others} workloads of other projects hold what it needs" if who.others else ""
     return Explanation(
         reason=after.reason,
-        message=after.message + others,
+        message=after.message + others + avoidance(trial.workload),
         gaps=found,
         blockers=named(ahead, who),
         changes=changes,
@@ -92,4 +96,17 @@ def _placed(snapshot: Snapshot, workload: Workload) -> str:
     nodes = len({each.node for each in workload.slices})
     where = f" on {nodes} {'node' if nodes == 1 else 'nodes'} of {pool}" if pool else ""
     does = "it runs" if workload.state is State.RUNNING else "it has a place, and its slices are starting"
-    return f"{does}: {len(workload.slices)} {'slice' if len(workload.slices) == 1 else 'slices'}{where}"
+    slices = f"{len(workload.slices)} {'slice' if len(workload.slices) == 1 else 'slices'}"
+    return f"{does}: {slices}{where}{avoidance(workload)}"
+
+
+def _tasks(snapshot: Snapshot, workload: Workload, array: TaskArray) -> str:
+    """How the tasks of an array stand."""
+    generations = snapshot.assignments.get(workload.name, ())
+    live = [each for generation in generations for each in generation.slices if each.state not in FINAL]
+    nodes = len({each.node for each in live})
+    where = f" on {nodes} {'node' if nodes == 1 else 'nodes'}" if live else ""
+    waiting = array.left - len(live)
+    said = f"of its {array.count} tasks {len(live)} run{where}, {waiting} wait, {array.succeeded} have ended well"
+    failed = f", {array.failed} have failed" if array.failed else ""
+    return f"{said}{failed}{f': {workload.message}' if workload.message else ''}"

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
-from services.scheduler.lifecycle import ENDED, FINAL, backoff_s
+from services.scheduler.lifecycle import ENDED, FINAL
 from services.scheduler.planner import Decision, Plan, plan
+from services.scheduler.planner.budgets import pause_s
 from services.scheduler.snapshot import Assignment, CheckState, Ran, SliceState, Snapshot, State, Workload
 
 MAX_ROUNDS: Final = 16
@@ -94,9 +95,11 @@ def _after(workload: Workload, decision: Decision, now: float) -> Workload:
     told = {name: getattr(decision, name) for name in _TOLD}
     told["quota_reserved_at"] = (workload.quota_reserved_at or now) if decision.has_quota else None
     if decision.restarts > workload.restarts:
-        told["not_before"] = now + backoff_s(decision.restarts)
+        told["not_before"] = now + pause_s(decision.failures, decision.restarts)
     if decision.placement is not None:
         told["assigned_at"] = now
+    if decision.tasks is not None:
+        told["array"] = decision.tasks.array
     if decision.state is State.PENDING and workload.state is not State.PENDING:
         told["waiting_since"] = now
     if decision.resets_checks:
@@ -111,6 +114,13 @@ def _generations(before: tuple[Assignment, ...], decision: Decision, workload: W
         for each in before
         if each.generation not in decision.retire
     ]
+    tasks = decision.tasks
+    if tasks is not None and tasks.is_amended and tasks.base not in revoked and decision.placement is None:
+        sessions = dict(tasks.sessions)
+        after = [
+            replace(each, slices=tasks.live, sessions=sessions) if each.generation == tasks.base else each
+            for each in after
+        ]
     if decision.placement is not None:
         placement = decision.placement
         after.append(

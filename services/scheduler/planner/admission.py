@@ -5,21 +5,25 @@ from dataclasses import replace
 from typing import Final
 
 from services.scheduler.planner.ask import Ask, Spot, Want
+from services.scheduler.planner.avoidance import attempts, place
 from services.scheduler.planner.backfill import Backfill
 from services.scheduler.planner.books import Books, ask_of, running
-from services.scheduler.planner.decision import Revocation
+from services.scheduler.planner.decision import Placement, Revocation
 from services.scheduler.planner.evicting import evict, waiting_words
 from services.scheduler.planner.gates import Refusal, floating_gap, held_back, put_off, quota_words, unanswered
 from services.scheduler.planner.need import Need
 from services.scheduler.planner.placing import placement_of
-from services.scheduler.planner.preemption import Claim, Preemption
+from services.scheduler.planner.preemption import Claim, Eviction, Preemption
 from services.scheduler.planner.quota import Fit, QuotaFit, project_of
 from services.scheduler.planner.reasons import allowed_pools, explain, no_pool
+from services.scheduler.planner.tasks import TaskDraft
 from services.scheduler.planner.use import Use, held_by, least_use, use_of
 from services.scheduler.planner.verdict import GRACE_S, REPLACED, Verdict
 from services.scheduler.snapshot import Assignment, Group, Reason, Reservation, State, Workload
 
 MAX_EVICTIONS: Final = 16  # workloads for which others are stopped, in one cycle
+TURN: Final = 0.01  # of the fleet, what an array's tasks may take before others of the queues have their turn
+TOGETHER: Final = 64  # tasks of an array for which others are stopped at once
 _HOPELESS: Final = frozenset({Reason.NO_MATCHING_POOL, Reason.EXCEEDS_MAX_QUOTA})
 
 
@@ -29,6 +33,9 @@ class Admission:
     def __init__(self, books: Books) -> None:
         self.blocked_pools: set[str] = set()  # where somebody waits for room
         self.admitted: list[Workload] = []  # those that begin in this cycle
+        self.tasks = 0  # of arrays, that were placed in this cycle
+        self.rest: Refusal | None = None  # why the last one, an array, got places for some of its tasks only
+        self.wants_more = False  # whether it could take more than its turn
         self.depends_on_duration = False  # whether the last answer might have been another for one that runs longer
         self._books = books
         self._backfill = Backfill(books)
@@ -37,8 +44,10 @@ class Admission:
 
     def admit(self, workload: Workload) -> Refusal | None:
         """Give a workload its place, or the reason why not."""
-        self.depends_on_duration = False
+        self.depends_on_duration, self.rest, self.wants_more = False, None, False
         verdict = self._books.verdicts.get(workload.name)
+        if verdict is not None and verdict.tasks is not None and (verdict.tasks.base or verdict.placement):
+            return self._more_tasks(workload, verdict, verdict.tasks)
         if verdict is not None and verdict.need is not None and verdict.need.is_repair:
             return self._repair(workload, verdict, verdict.need)
         return self._begin(workload)
@@ -94,7 +103,7 @@ class Admission:
         if refusal is not None:
             return refusal
         queue, project = books.quotas.queue_of(name), project_of(name)
-        asks = _asks(workload, pools, reservation)
+        asks = self._asks(workload, pools, reservation)
         fits = [(books.quotas.fit(queue, project, _use(workload, ask)), ask) for ask in asks]
         if all(fit.kind is Fit.NEVER for fit, _ in fits):
             return Reason.EXCEEDS_MAX_QUOTA, quota_words(fits[0][0].gaps)
@@ -108,13 +117,28 @@ class Admission:
             refusal = self._ask_checks(workload, queue, project, bool(open_))
             if refusal is not None:
                 return refusal
-        for ask in open_:
-            spots = books.fleet.place(self._affordable(workload, queue, project, ask))
+        for ask, avoided in attempts(open_, workload):
+            spots = place(books.fleet, self._affordable(workload, queue, project, ask), avoided)
             if spots is not None:
                 return self._start(workload, queue, project, ask, spots)
         if reservation is not None:
             return Reason.WAITING_FOR_PREEMPTED, waiting_words(len(reservation.victims))
         return self._blocked(workload, queue, project, fits, open_)
+
+    def _asks(self, workload: Workload, pools: Sequence[str], reservation: Reservation | None) -> list[Ask]:
+        """What it asks of each pool: the least, and at once the most where its slices must be near to each other."""
+        turn = self._turn(workload) if workload.array is not None else 0
+        wants = [_want(group, workload, turn) for group in workload.groups]
+        asks = [ask_of(workload, pool, wants) for pool in pools]
+        if reservation is None:
+            return asks
+        granted = _counts(reservation)
+        if workload.array is not None:
+            granted = {name: max(1, min(count, self._draft(workload).due())) for name, count in granted.items()}
+        wants = [Want(group=group, least=granted[group.name], most=granted[group.name]) for group in workload.groups]
+        near = dict.fromkeys(each.node for each in reservation.slices)
+        first = [ask_of(workload, reservation.pool, wants, near)]
+        return [*first, *(ask for ask in asks if ask != first[0])]
 
     def _affordable(self, workload: Workload, queue: str, project: str, ask: Ask) -> Ask:
         """The same with no more beyond the least than there is quota for."""
@@ -153,13 +177,17 @@ class Admission:
         verdict = books.verdict(workload)
         verdict.reason, verdict.message, verdict.need = Reason.NONE, "", None
         verdict.state, verdict.has_quota = State.ASSIGNED, True
-        verdict.placement = placement_of(workload, ask.pool, spots, books.snapshot)
-        verdict.slices = verdict.placement.slices
         if workload.name not in books.reserved:
             verdict.granted = ()
         books.quotas.charge(queue, project, use_of_spots(workload, ask.pool, spots))
         books.charge_floating(workload)
         self.admitted.append(workload)
+        if workload.array is None:
+            verdict.placement = placement_of(workload, ask.pool, spots, books.snapshot)
+            verdict.slices = verdict.placement.slices
+        else:
+            verdict.placement = Placement(pool=ask.pool, slices=(), kept=frozenset(), sessions=())
+            self._add_tasks(workload, verdict, ask, spots)
         return None
 
     def _blocked(
@@ -181,7 +209,7 @@ class Admission:
         is_coming = any(self._preemption.is_coming(claim) for claim in claims)
         if self._evictions < MAX_EVICTIONS and not is_coming:
             self._preemption.has_victims = False
-            found = [(eviction, claim) for claim in claims if (eviction := self._preemption.find(claim)) is not None]
+            found = self._find_evictions(workload, claims)
             self.depends_on_duration = self._preemption.has_victims
             if found:
                 self._evictions += 1
@@ -202,6 +230,82 @@ class Admission:
         if refusal[0] is Reason.NO_MATCHING_POOL and len(open_) < len(fits):  # where it could run, its quota is short
             return Reason.WAITING_FOR_QUOTA, quota_words(next(fit.gaps for fit, _ in fits if fit.kind is Fit.WAIT))
         return refusal
+
+    def _find_evictions(self, workload: Workload, claims: Sequence[Claim]) -> list[tuple[Eviction, Claim]]:
+        """What might go for it; for an array as many tasks as can be had, down to one."""
+        count = 1 if workload.array is None else max(1, min(TOGETHER, self._draft(workload).due()))
+        while True:
+            wished = claims if count == 1 else [_for_tasks(claim, count) for claim in claims]
+            found = [(eviction, claim) for claim in wished if (eviction := self._preemption.find(claim)) is not None]
+            if found or count == 1:
+                return found
+            count //= 2
+
+    # Tasks of an array.
+
+    def _draft(self, workload: Workload) -> TaskDraft:
+        """What is drafted about an array's tasks."""
+        verdict = self._books.verdict(workload)
+        if verdict.tasks is None:
+            verdict.tasks = TaskDraft(workload, self._books.now)
+        return verdict.tasks
+
+    def _turn(self, workload: Workload) -> int:
+        """How many of its tasks may be placed before it is the turn of others."""
+        due = self._draft(workload).due()
+        share = self._books.quotas.dominant_share(least_use(workload)) if self._books.snapshot.queues else 0.0
+        return min(due, max(1, int(TURN / share))) if share else due
+
+    def _more_tasks(self, workload: Workload, verdict: Verdict, draft: TaskDraft) -> Refusal | None:
+        """Places for tasks beside those that run, in the same pool."""
+        books, name = self._books, workload.name
+        most = self._turn(workload)
+        if verdict.revoke or not most:  # it makes room for another
+            return None
+        refusal = held_back(workload, books)
+        if refusal is not None:
+            return refusal
+        pool = verdict.placement.pool if verdict.placement is not None else draft.base.pool if draft.base else ""
+        if pool not in books.snapshot.pools:
+            return no_pool(workload)
+        queue, project = books.quotas.queue_of(name), project_of(name)
+        if draft.lost and draft.base is not None:  # they use quota no more
+            use = held_by([replace(draft.base, slices=tuple(draft.lost), kept=frozenset())])
+            books.quotas.charge(queue, project, use, -1)
+            draft.lost.clear()
+        ask = ask_of(workload, pool, [Want(group=workload.groups[0], least=1, most=most)])
+        spots: tuple[Spot, ...] | None = None
+        if books.quotas.fit(queue, project, _use(workload, ask)).kind <= Fit.BORROW:
+            affordable = self._affordable(workload, queue, project, ask)
+            spots = books.fleet.place(affordable)
+            if spots is None:
+                spots = self._backfill.pass_by(workload, affordable)
+        if spots is None:
+            return self._others_wait(workload, queue, project, ask)
+        books.quotas.charge(queue, project, use_of_spots(workload, pool, spots))
+        verdict.reason, verdict.message = Reason.NONE, ""
+        self._add_tasks(workload, verdict, ask, spots)
+        return None
+
+    def _add_tasks(self, workload: Workload, verdict: Verdict, ask: Ask, spots: Sequence[Spot]) -> None:
+        draft = self._draft(workload)
+        draft.add([(each.node, each.devices) for each in spots], workload.groups[0].name)
+        self.tasks += len(spots)
+        if len(spots) < ask.wants[0].most:
+            queue, project = self._books.quotas.queue_of(workload.name), project_of(workload.name)
+            self.rest = self._others_wait(workload, queue, project, ask)
+            verdict.reason, verdict.message = self.rest
+        else:
+            self.wants_more = draft.due() > 0
+
+    def _others_wait(self, workload: Workload, queue: str, project: str, ask: Ask) -> Refusal:
+        """Those of its tasks that wait: as one that asks for one slice would."""
+        one = replace(ask, wants=tuple(replace(want, least=1, most=1) for want in ask.wants))
+        if self._books.quotas.fit(queue, project, _use(workload, one)).kind > Fit.BORROW:
+            return Reason.WAITING_FOR_QUOTA, "its other tasks wait for quota"
+        self.blocked_pools.add(ask.pool)
+        self._backfill.wait(workload, [one])
+        return Reason.WAITING_FOR_CAPACITY, "its other tasks wait for room"
 
     # Slices that stand alone, beside those that stay.
 
@@ -261,20 +365,19 @@ def use_of_spots(workload: Workload, pool: str, spots: Sequence[Spot]) -> Use:
     return use_of(workload, pool, counts)
 
 
-def _asks(workload: Workload, pools: Sequence[str], reservation: Reservation | None) -> list[Ask]:
-    """What it asks of each pool: the least, and at once the most where its slices must be near to each other."""
-    asks = [ask_of(workload, pool, [_want(group, workload) for group in workload.groups]) for pool in pools]
-    if reservation is None:
-        return asks
-    granted = _counts(reservation)
-    wants = [Want(group=group, least=granted[group.name], most=granted[group.name]) for group in workload.groups]
-    near = dict.fromkeys(each.node for each in reservation.slices)
-    first = [ask_of(workload, reservation.pool, wants, near)]
-    return [*first, *(ask for ask in asks if ask != first[0])]
-
-
-def _want(group: Group, workload: Workload) -> Want:
+def _want(group: Group, workload: Workload, turn: int) -> Want:
+    """`turn`: how many of an array's tasks may be placed now."""
+    if workload.array is not None:
+        return Want(group=group, least=1, most=max(1, turn))
     return Want(group=group, least=group.min_count, most=group.max_count if workload.topology else group.min_count)
+
+
+def _for_tasks(claim: Claim, count: int) -> Claim:
+    """The claim of an array for so many of its tasks at once."""
+    group = replace(claim.workload.groups[0], min_count=count, max_count=count)
+    workload = replace(claim.workload, groups=(group,))
+    ask = replace(claim.ask, wants=(Want(group=group, least=count, most=count),))
+    return replace(claim, workload=workload, ask=ask, use=_use(workload, ask))
 
 
 def _counts(reservation: Reservation) -> Mapping[str, int]:

@@ -88,7 +88,12 @@ class Books:
         """Whether nothing is decided about a workload yet that another decision could contradict."""
         verdict = self.verdicts.get(name)
         return verdict is None or not (
-            verdict.revoke or verdict.need or verdict.placement or verdict.reservation or verdict.drops_reservation
+            verdict.revoke
+            or verdict.need
+            or verdict.placement
+            or verdict.reservation
+            or verdict.drops_reservation
+            or (verdict.tasks is not None and (verdict.tasks.added or verdict.tasks.is_revoked))
         )
 
     def queue(self, workload: Workload) -> Queue | None:

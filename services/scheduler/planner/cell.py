@@ -148,6 +148,13 @@ class Grid:
         indices = machine.indices
         return tuple([indices[at] for at in positions])
 
+    def hold_many(self, machine: Machine, profile: Profile, number: int) -> None:
+        """Hold (a negative number: give back) so many slices that take no devices, in one move."""
+        before = machine.cell
+        amounts = tuple([left - number * taken for left, taken in zip(before.amounts, profile.amounts, strict=True)])
+        self._done.append((machine, before, (), 0))
+        self._move(machine, self._cell((before.key[0], before.key[1], amounts)))
+
     def hold(self, name: str, profile: Profile, devices: Sequence[int], sign: int = 1) -> None:
         """Hold (sign -1: give back) what a slice takes of a node; a node or device that is not there is passed over."""
         machine = self.machines.get(name)

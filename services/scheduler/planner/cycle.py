@@ -6,6 +6,7 @@ from typing import Final
 
 from services.scheduler.lifecycle import ENDED, may_follow
 from services.scheduler.planner.admission import Admission
+from services.scheduler.planner.array_verdict import judge_array, nothing_runs
 from services.scheduler.planner.books import Books
 from services.scheduler.planner.decision import Decision, Plan
 from services.scheduler.planner.elastic import Elastic
@@ -19,6 +20,7 @@ from services.scheduler.planner.standing import goes_on, stand
 from services.scheduler.planner.verdict import Verdict, judge
 from services.scheduler.snapshot import Reason, Snapshot, State, Stop, Workload
 
+TASKS: Final = 16  # tasks of arrays are counted as one placement, so many of them
 TOLD: Final = 256  # of those that wait, so many in front are told every change of their reason
 
 # They come and go with every slice that starts or ends somewhere.
@@ -69,7 +71,7 @@ class Cycle:
     @property
     def _is_full(self) -> bool:
         """Whether this plan has placed as many as it may."""
-        return 0 < self._most <= len(self._admission.admitted)
+        return 0 < self._most <= len(self._admission.admitted) + self._admission.tasks // TASKS
 
     # What has become of each.
 
@@ -80,22 +82,32 @@ class Cycle:
         has_stops = any(each.stop is Stop.HOLD_AND_DRAIN for each in snapshot.queues.values())
         has_stops = has_stops or any(each.checks for each in snapshot.workloads.values())
         waiting: dict[str, Workload] = {}
+        memory = books.memory
+        memory.look_at_nodes(snapshot)
         for name, workload in snapshot.workloads.items():
             generations = assignments.get(name)
-            if generations is None and workload.state is State.PENDING and workload.not_before <= now:
+            if generations is None and workload.state is State.PENDING and is_due(workload, now):
                 waiting[name] = workload
                 continue
             if not has_stops and generations is not None and goes_on(workload, generations, snapshot.nodes):
                 continue
-            verdict = judge(workload, stand(generations or (), snapshot, now), now)
+            if generations is not None and not has_stops and memory.is_quiet(workload, generations):
+                continue
+            judged = judge if workload.array is None else judge_array
+            verdict = judged(workload, stand(generations or (), snapshot, now), now)
             if verdict.state not in ENDED:
                 books.wake(verdict.wake_at)
-            if verdict.need is not None:
+            wants_more = verdict.tasks is not None and verdict.tasks.base is not None and verdict.tasks.due() > 0
+            if verdict.need is not None or wants_more:
                 waiting[name] = workload
-            elif has_stops and not verdict.revoke and verdict.state in (State.ASSIGNED, State.RUNNING):
+            is_up = verdict.need is None and not verdict.revoke and verdict.state in (State.ASSIGNED, State.RUNNING)
+            if has_stops and is_up:
                 self._withdraw(workload, verdict)
-            if verdict.need is not None or _decision(workload, verdict) is not None:
+            is_array = workload.array is not None  # what is decided about it rests on what is drafted here
+            if verdict.need is not None or is_array or _decision(workload, verdict, snapshot) is not None:
                 books.verdicts[name] = verdict
+            elif generations is not None and verdict.wake_at is None and workload.not_before <= now:
+                memory.remember_quiet(workload, generations)
         return waiting
 
     def _withdraw(self, workload: Workload, verdict: Verdict) -> None:
@@ -103,6 +115,8 @@ class Cycle:
         if revocation is not None:
             verdict.revoke.append(revocation)
             verdict.message = f"it is being stopped: {revocation.reason}"
+            if verdict.tasks is not None:
+                verdict.tasks.is_revoked = True
 
     def _drop_reservations(self) -> None:
         """Give up reservations that serve nobody any more."""
@@ -128,6 +142,8 @@ class Cycle:
             refusal = self._admission.admit(workload)
             if refusal is not None:
                 self._refuse(workload, refusal)
+            elif self._admission.wants_more:
+                del claims[workload.name]  # its other tasks have their turn in the line
         self._admit_in_order({name: each for name, each in waiting.items() if name not in claims})
 
     def _has_claim(self, workload: Workload) -> bool:
@@ -153,6 +169,11 @@ class Cycle:
                 self._refuse(workload, refusal)
                 if refusal[0] in _CLOSING:
                     order.refused(workload)
+            elif self._admission.wants_more:
+                refusals.put_back(workload)  # first: what is over is dropped from its line
+                order.put_back(workload)
+            elif self._admission.rest is not None:
+                order.refused(workload)
             if refusals.are_complete:
                 break  # nobody behind gets anything
         self._refuse_rest([each for name, each in waiting.items() if name not in seen], refusals, order)
@@ -196,12 +217,13 @@ class Cycle:
                 return
             verdict = self._books.verdict(workload)
         verdict.reason, verdict.message = reason, message
+        nothing_runs(verdict)
 
     # What is written.
 
     def _decisions(self) -> Iterator[Decision]:
         for name, verdict in self._books.verdicts.items():
-            decision = _decision(self._snapshot.workloads[name], verdict)
+            decision = _decision(self._snapshot.workloads[name], verdict, self._snapshot)
             if decision is not None:
                 assert may_follow(self._snapshot.workloads[name].state, decision.state), decision
                 yield decision
@@ -211,7 +233,14 @@ class Cycle:
         return -workload.priority, workload.submitted, workload.name
 
 
-def _decision(workload: Workload, verdict: Verdict) -> Decision | None:
+def is_due(workload: Workload, now: float) -> bool:
+    """Whether one without a generation may ask for a place; an array whose tasks all come back is looked at closely."""
+    if workload.not_before > now:
+        return False
+    return workload.array is None or workload.array.placed < workload.array.count
+
+
+def _decision(workload: Workload, verdict: Verdict, snapshot: Snapshot) -> Decision | None:
     """The decision about one workload, or None when nothing about it changes."""
     is_quiet = not (
         verdict.placement
@@ -220,6 +249,7 @@ def _decision(workload: Workload, verdict: Verdict) -> Decision | None:
         or verdict.reservation
         or verdict.drops_reservation
         or verdict.resets_checks
+        or (verdict.tasks is not None and verdict.tasks.has_changed)
     )
     if is_quiet and (
         workload.state is verdict.state
@@ -231,6 +261,9 @@ def _decision(workload: Workload, verdict: Verdict) -> Decision | None:
         and workload.slices == verdict.slices
     ):
         return None
+    placement, tasks = verdict.placement, None
+    if verdict.tasks is not None:
+        tasks, placement = verdict.tasks.finish(placement, snapshot)
     return Decision(
         workload=workload.name,
         state=verdict.state,
@@ -238,8 +271,8 @@ def _decision(workload: Workload, verdict: Verdict) -> Decision | None:
         restarts=verdict.restarts,
         reason=verdict.reason,
         message=verdict.message,
-        slices=verdict.slices,
-        placement=verdict.placement,
+        slices=verdict.slices if tasks is None else (),
+        placement=placement,
         revoke=tuple(verdict.revoke),
         retire=verdict.retire,
         missing=verdict.missing if verdict.revoke or verdict.retire else (),
@@ -249,5 +282,7 @@ def _decision(workload: Workload, verdict: Verdict) -> Decision | None:
         resets_checks=verdict.resets_checks,
         reservation=verdict.reservation,
         drops_reservation=verdict.drops_reservation,
+        tasks=tasks,
         together=verdict.together,
+        failures=verdict.failures or workload.failures,
     )

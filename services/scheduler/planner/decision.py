@@ -1,8 +1,8 @@
 """What the planner answers: one decision per workload that has to change, each to be carried out atomically."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from services.scheduler.snapshot import Reason, Reservation, Slice, State
+from services.scheduler.snapshot import Failures, Reason, Reservation, Slice, State, TaskArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,21 @@ class Revocation:
     generation: int
     reason: str
     grace_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tasks:
+    """What becomes of the tasks of an array. Its generation that goes on gains and loses tasks in place."""
+
+    array: TaskArray  # how they stand afterwards
+    live: tuple[Slice, ...] = ()  # those of the generation that goes on, or begins
+    added: frozenset[int] = frozenset()  # of these, by position, the ones that are placed now
+    dropped: frozenset[int] = frozenset()  # those that have ended, and leave the generation before
+    failed: tuple[Slice, ...] = ()  # those that have failed for good now
+    sessions: tuple[tuple[str, str], ...] = ()  # node -> session, of all of `live`
+    base: int = 0  # the generation before, whose document changes; 0 = there is none
+    revision: int = 0  # of that document, when this was decided
+    is_amended: bool = False  # that document is written anew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +60,9 @@ class Decision:
     resets_checks: bool = False  # its admission checks are asked again
     reservation: Reservation | None = None  # a new one, in place of any that it has
     drops_reservation: bool = False
+    tasks: Tasks | None = None  # of an array
     together: str = ""  # decisions that name the same workload here are carried out in one transaction, or none of them
+    failures: Failures = field(default_factory=Failures)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Final
 from services.scheduler.planner import cost
 from services.scheduler.planner.admission import use_of_spots
 from services.scheduler.planner.ask import Spot, Want
+from services.scheduler.planner.avoidance import place
 from services.scheduler.planner.books import Books, ask_of, running
 from services.scheduler.planner.decision import Revocation
 from services.scheduler.planner.evicting import LIFETIME_S
@@ -18,8 +19,6 @@ from services.scheduler.planner.throughput import Throughput
 from services.scheduler.planner.verdict import CHECKPOINT_GRACE_S, RESIZED
 from services.scheduler.snapshot import Assignment, Group, Kind, Slice, State, Workload
 
-SETTLED_S: Final = 300.0  # no gang is resized sooner after it was placed
-COOLED_S: Final = 60.0  # and independent slices come back no sooner after some were taken away
 HORIZON_S: Final = 3600.0  # a gain counts for so long, or until the expected end
 MARGIN: Final = 1.5  # it must be so many times what the stop costs
 
@@ -80,11 +79,18 @@ class Elastic:
             slices = running(before, books.snapshot)
             if len(slices) < len(before.slices) or not _below(workload, slices):
                 continue
-            rest_s = _rest_s(workload, before)
+            rest_s = self._rest_s(workload, before)
             if workload.assigned_at is not None and books.now < workload.assigned_at + rest_s:
                 books.wake(workload.assigned_at + rest_s)
                 continue
             yield _candidate(workload, before.pool, slices, before)
+
+    def _rest_s(self, workload: Workload, before: Assignment) -> float:
+        """How long nothing is added after the last change: adding an independent slice stops nobody."""
+        if workload.kind is Kind.TRAINING:
+            return self._books.snapshot.settled_s
+        was_cut = bool(before.kept) and len(before.kept) == len(before.slices)
+        return self._books.snapshot.cooled_s if was_cut else 0.0
 
     def _share_out(self, candidates: Sequence[_Candidate]) -> None:
         """Slice by slice to whom the next brings the most for its size."""
@@ -109,9 +115,10 @@ class Elastic:
         use = use_of_spots(workload, candidate.pool, [one])
         if books.quotas.fit(queue, project, use).kind > Fit.BORROW:
             return False
-        spots = books.fleet.place(
-            ask_of(workload, candidate.pool, [Want(group=group, least=1, most=1)], dict.fromkeys(candidate.nodes))
+        one_more = ask_of(
+            workload, candidate.pool, [Want(group=group, least=1, most=1)], dict.fromkeys(candidate.nodes)
         )
+        spots = place(books.fleet, one_more, workload.failures.avoided)  # nobody has to grow onto these
         if spots is None:
             return False
         books.quotas.charge(queue, project, use)
@@ -172,15 +179,9 @@ class Elastic:
 
 def _may_grow(workload: Workload) -> bool:
     """Slices that must be near to each other are placed at once, as many as there is room for."""
+    if workload.array is not None:
+        return False  # its tasks have had their turn in the line
     return workload.topology is None and any(group.max_count > group.min_count for group in workload.groups)
-
-
-def _rest_s(workload: Workload, before: Assignment) -> float:
-    """How long nothing is added after the last change: adding an independent slice stops nobody."""
-    if workload.kind is Kind.TRAINING:
-        return SETTLED_S
-    was_cut = bool(before.kept) and len(before.kept) == len(before.slices)
-    return COOLED_S if was_cut else 0.0
 
 
 def _below(workload: Workload, slices: Iterable[Slice]) -> bool:

@@ -5,7 +5,7 @@ from typing import Final
 
 from services.scheduler.planner.ask import Ask, Shortage, Spot, Want
 from services.scheduler.planner.cell import Cell, Machine
-from services.scheduler.planner.fit import RESOURCES, Filter, Profile
+from services.scheduler.planner.fit import RESOURCES, WHOLE, Filter, Profile
 from services.scheduler.planner.gang import Gang
 from services.scheduler.planner.holdings import holdings
 from services.scheduler.planner.lanes import Found, Lanes
@@ -64,6 +64,12 @@ class Fleet:
         """Hold what one slice takes of a node."""
         self._grid.hold(node, self._lanes.profile(demand), devices)
 
+    def hold_alike(self, node: str, demand: Demand, number: int) -> None:
+        """Hold (a negative number: give back) what so many slices without devices take of a node."""
+        machine = self._grid.machines.get(node)
+        if machine is not None and number:
+            self._grid.hold_many(machine, self._lanes.profile(demand), number)
+
     def release(self, assignment: Assignment, indices: Iterable[int] | None = None) -> None:
         """As if these slices (none named: all) of an assignment had ended."""
         wanted = None if indices is None else frozenset(indices)
@@ -74,6 +80,22 @@ class Fleet:
     def free(self, node: str, demand: Demand, devices: Sequence[int]) -> None:
         """Give back what one slice takes of a node."""
         self._grid.hold(node, self._lanes.profile(demand), devices, -1)
+
+    def fill(self, node: str) -> None:
+        """Hold all that is free of a node."""
+        machine = self._grid.machines.get(node)
+        if machine is None:
+            return
+        whole = [machine.indices[at] for at, left in enumerate(machine.free) if left == WHOLE]
+        cpu, memory, storage, network = (max(0, left) for left in machine.cell.amounts)
+        rest = Demand(
+            cpu_milli=cpu,
+            memory_bytes=memory,
+            storage_bytes=storage,
+            network_mbps=network,
+            device_milli=WHOLE * len(whole),
+        )
+        self.hold(node, rest, whole)
 
     def place(self, ask: Ask) -> tuple[Spot, ...] | None:
         """Hold places: everyone's least first, then as much of the rest as fits; None if not even the least."""

@@ -72,6 +72,10 @@ class Gang:
     def take(self, found: Found, want: Want, lane: Lane, machine: Machine, number: int) -> None:
         """Hold so many slices on a node that has room for them."""
         profile, name = lane.profile, want.group.name
+        if not profile.devices and number > 1:
+            self.grid.hold_many(machine, profile, number)
+            found.extend([(name, machine, ())] * number)
+            return
         is_share = profile.devices and profile.each < WHOLE
         for _ in range(number):
             level = self.lanes.measure.level(profile, machine.cell) if is_share else WHOLE

@@ -36,6 +36,10 @@ class Line(Protocol):
         """Drop the head."""
         ...
 
+    def put_back(self, workload: Workload) -> None:
+        """One that was dropped waits again."""
+        ...
+
     def rescore(self, project: str) -> bool:
         """A project's use has changed; whether that may have changed the head."""
         ...
@@ -75,6 +79,7 @@ class SortedLine:
     """Ordered by a key that does not change; then by submission and name. Sorted only as far as it is looked at."""
 
     def __init__(self, waiting: Iterable[Workload], key: Callable[[Workload], Key]) -> None:
+        self._key = key
         self._heap = [(key(each), each.submitted, each.name, each) for each in waiting]
         self._is_over: IsOver | None = None
         heapify(self._heap)
@@ -92,6 +97,10 @@ class SortedLine:
         heappop(self._heap)
         while self._heap and self._is_over is not None and self._is_over(self._heap[0][3]):
             heappop(self._heap)
+
+    def put_back(self, workload: Workload) -> None:
+        """One that was dropped waits again."""
+        heappush(self._heap, (self._key(workload), workload.submitted, workload.name, workload))
 
     def rescore(self, project: str) -> bool:
         """Nothing here depends on that."""
@@ -112,18 +121,17 @@ class FairLine:
     def __init__(
         self, waiting: Sequence[Workload], level_of: Callable[[Workload], int], score: Callable[[str], float]
     ) -> None:
-        typical = _typical(waiting)
+        self._typical = _typical(waiting)
         levels: dict[int, dict[str, list[_Entry]]] = {}
         for each in waiting:
             projects = levels.setdefault(level_of(each), {})
-            is_unknown = each.expected_duration_s <= 0
-            duration_s = typical if is_unknown else each.expected_duration_s
-            entry = (duration_s, is_unknown, each.submitted, each.name, each)
-            projects.setdefault(project_of(each.name), []).append(entry)
+            projects.setdefault(project_of(each.name), []).append(self._entry(each))
+        self._level_of = level_of
         self._score = score
         self._is_over: IsOver | None = None
         self._levels = sorted(levels.items(), key=lambda each: each[0])  # the highest is the last
-        self._projects: dict[str, list[_Entry]] = {}  # of the highest level
+        self._level: int | None = None  # the highest
+        self._projects: dict[str, list[_Entry]] = {}  # of it
         self._heap: list[tuple[float, int, str, int, str]] = []
         self._serials: dict[str, int] = {}  # an entry of the heap with another serial is out of date
         self._next_level()
@@ -150,6 +158,23 @@ class FairLine:
         while self.head() is None and self._levels:
             self._next_level()
 
+    def put_back(self, workload: Workload) -> None:
+        """One that was dropped waits again: it was the head, so nobody left is of a higher level."""
+        project, at = project_of(workload.name), self._level_of(workload)
+        if at != self._level:
+            if self._level is not None:
+                self._levels.append((self._level, self._projects))
+            self._levels.append((at, {project: [self._entry(workload)]}))
+            self._next_level()
+            return
+        heappush(self._projects.setdefault(project, []), self._entry(workload))
+        self._push(project)
+
+    def _entry(self, each: Workload) -> _Entry:
+        is_unknown = each.expected_duration_s <= 0
+        duration_s = self._typical if is_unknown else each.expected_duration_s
+        return duration_s, is_unknown, each.submitted, each.name, each
+
     def _drop_over(self, project: str) -> None:
         waiting = self._projects[project]
         while waiting and self._is_over is not None and self._is_over(waiting[0][-1]):
@@ -171,7 +196,7 @@ class FairLine:
     def _next_level(self) -> None:
         if not self._levels:
             return
-        self._projects = self._levels.pop()[1]
+        self._level, self._projects = self._levels.pop()
         self._heap, self._serials = [], {}
         for project, waiting in self._projects.items():
             heapify(waiting)

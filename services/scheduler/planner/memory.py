@@ -4,14 +4,16 @@ Plans do not depend on it: with a memory or without, equal snapshots give equal 
 """
 
 from collections import Counter
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, TypeAlias
 
 from services.scheduler.planner.fleet import Fleet
 from services.scheduler.planner.holdings import holdings
 from services.scheduler.planner.quota import Quotas
 from services.scheduler.planner.use import Use, held_by
-from services.scheduler.snapshot import Assignment, Demand, Node, Snapshot, Workload
+from services.scheduler.snapshot import Assignment, Demand, Node, Slice, Snapshot, Workload
 
+_Held: TypeAlias = tuple[Assignment, Slice]
 _MANY: Final = 1_000_000  # workloads of which it is kept what they are like
 
 
@@ -27,6 +29,8 @@ class Memory:
         self._labels: Counter[str] = Counter()
         self._likeness: dict[str, tuple[Workload, int]] = {}
         self._numbers: dict[tuple[object, ...], int] = {}
+        self._quiet: dict[str, tuple[Workload, tuple[Assignment, ...]]] = {}
+        self._quiet_on: dict[str, Node] = {}
         self._uses: dict[str, Use] = {}
         self._used_by: dict[str, tuple[Assignment, ...]] = {}
 
@@ -48,6 +52,23 @@ class Memory:
         fleet.expect_only(self._demands)
         self._fleet = fleet
         return fleet
+
+    def is_quiet(self, workload: Workload, generations: tuple[Assignment, ...]) -> bool:
+        """Whether nothing was to be decided about it, and nothing of it or of the nodes has changed since."""
+        known = self._quiet.get(workload.name)
+        return known is not None and known[0] is workload and known[1] is generations
+
+    def remember_quiet(self, workload: Workload, generations: tuple[Assignment, ...]) -> None:
+        """Nothing is to be decided about it until something changes."""
+        self._quiet[workload.name] = workload, generations
+
+    def look_at_nodes(self, snapshot: Snapshot) -> None:
+        """Forget who was quiet if the nodes are not as they were."""
+        if self._quiet_on != snapshot.nodes:
+            self._quiet_on = dict(snapshot.nodes)
+            self._quiet.clear()
+        if len(self._quiet) > 2 * len(snapshot.assignments) + 1000:
+            self._quiet.clear()  # most of them have ended
 
     def likeness(self, workload: Workload) -> int:
         """A number, equal for workloads that ask for the same: of all but who they are and how long they run."""
@@ -110,10 +131,36 @@ class Memory:
         known, assignments = self._assignments, snapshot.assignments
         changed = [name for name, each in assignments.items() if known.get(name) is not each]
         gone = known.keys() - assignments.keys()
+        freed: list[_Held] = []
+        held: list[_Held] = []
         for name in (*gone, *changed):
-            for assignment, held in holdings(known.pop(name, ()), self._nodes):
-                fleet.free(held.node, assignment.groups[held.group].demand, held.devices)
-        for name in changed:
-            known[name] = generations = assignments[name]
-            for assignment, held in holdings(generations, self._nodes):
-                fleet.hold(held.node, assignment.groups[held.group].demand, held.devices)
+            before, after = known.pop(name, ()), assignments.get(name, ())
+            was = {_place(each): each for each in holdings(before, self._nodes)}
+            held += [each for each in holdings(after, self._nodes) if was.pop(_place(each), None) is None]
+            freed += was.values()
+            if after:
+                known[name] = after
+        for each, sign in ((freed, -1), (held, 1)):
+            _hold(fleet, each, sign)
+
+
+def _hold(fleet: Fleet, held: Iterable[_Held], sign: int) -> None:
+    """Hold (sign -1: give back) what slices take; those that take no devices are alike."""
+    alike: dict[tuple[str, int], tuple[Demand, int]] = {}
+    for assignment, each in held:
+        demand = assignment.groups[each.group].demand
+        if not each.devices and not demand.device_milli:
+            key = each.node, id(demand)
+            alike[key] = demand, alike.get(key, (demand, 0))[1] + 1
+        elif sign > 0:
+            fleet.hold(each.node, demand, each.devices)
+        else:
+            fleet.free(each.node, demand, each.devices)
+    for (node, _), (demand, number) in alike.items():
+        fleet.hold_alike(node, demand, sign * number)
+
+
+def _place(held: _Held) -> tuple[object, ...]:
+    """Equal for slices that hold the same."""
+    assignment, each = held
+    return assignment.generation, each.index, each.node, each.devices, id(assignment.groups[each.group].demand)

@@ -62,6 +62,14 @@ class Order(Iterator[Workload]):
         self._dirty.add(queue)
         return workload
 
+    def put_back(self, workload: Workload) -> None:
+        """It has had its turn, and wants another one."""
+        name = (workload.queue or self._quotas.queue_of(workload.name)) if self._queues else ""
+        line = self._branches[name].line
+        assert line is not None
+        line.put_back(workload)
+        self._dirty.add(name)
+
     def refused(self, workload: Workload) -> None:
         """This one gets nothing now: in a strict queue nothing passes it."""
         name = (workload.queue or self._quotas.queue_of(workload.name)) if self._queues else ""

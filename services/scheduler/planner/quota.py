@@ -115,6 +115,8 @@ class Quotas:
 
     def queue_of(self, workload: str) -> str:
         """The queue of a workload by name, also of one that has ended."""
+        if not self._nodes:
+            return ""
         found = self._queue_of.get(workload)
         if found is None:
             known = self._snapshot.workloads.get(workload)

@@ -70,6 +70,14 @@ class Refusals:
             members.is_over = True
         return refusal
 
+    def put_back(self, workload: Workload) -> None:
+        """It was let in, and will be looked at again."""
+        members = self._kinds[workload.name]
+        members.left += 1
+        members.is_over = False
+        if not any(each is members for each in self._open):
+            self._open.append(members)
+
     def is_over(self, workload: Workload) -> bool:
         """Whether a workload need not be looked at in its turn: it is known already that it gets nothing."""
         if self._kinds[workload.name].is_over:

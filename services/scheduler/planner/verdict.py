@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from services.scheduler.lifecycle import FINAL, UP, backoff_s
+from services.scheduler.planner.budgets import follow_up, words
 from services.scheduler.planner.decision import Placement, Revocation
 from services.scheduler.planner.need import Need, has_failed, repair, whole_gang
 from services.scheduler.planner.standing import Standing
-from services.scheduler.snapshot import Kind, Reason, Reservation, Slice, SliceState, State, Workload
+from services.scheduler.planner.tasks import TaskDraft
+from services.scheduler.snapshot import Failures, Kind, Reason, Reservation, Slice, SliceState, State, Workload
 
 CANCELLED: Final = "cancelled"
 FAILED: Final = "failed"
@@ -47,6 +49,8 @@ class Verdict:
     reservation: Reservation | None = None
     drops_reservation: bool = False
     together: str = ""
+    failures: Failures | None = None  # None = as they are
+    tasks: TaskDraft | None = None  # of an array
 
 
 def unchanged(workload: Workload) -> Verdict:
@@ -121,17 +125,18 @@ def _between_generations(verdict: Verdict, workload: Workload, standings: Sequen
 def _after(verdict: Verdict, workload: Workload, ended: Standing | None) -> None:
     """A generation has ended everywhere: what comes next depends on how it ended."""
     verdict.state, verdict.message = State.PENDING, workload.message
-    if ended is None or ended.assignment.revoked not in (FAILED, EXHAUSTED):
-        verdict.reason = Reason.PENDING_EVALUATION
+    verdict.reason = Reason.PENDING_EVALUATION
+    revoked = ended.assignment.revoked if ended is not None else ""
+    if revoked == EXHAUSTED:
+        verdict.state, verdict.reason = State.FAILED, Reason.NONE
+    if ended is None or workload.kind is not Kind.TRAINING or revoked in (EXHAUSTED, REPLACED, RESIZED):
         return
-    states = {each.state for each in ended.slices}
-    if ended.assignment.revoked == EXHAUSTED:
-        verdict.state = State.FAILED
-    elif SliceState.FAILED not in states or SliceState.LOST in states:
-        verdict.reason = Reason.PENDING_EVALUATION  # a node's fault, not its own
-    elif workload.restarts >= workload.max_restarts:
-        verdict.state = State.FAILED
-    else:
+    was_stopped = revoked not in (FAILED, LOST)
+    outcome = follow_up(workload, ended.slices, ended.assignment.generation, was_stopped=was_stopped)
+    verdict.failures, verdict.message = outcome.failures, outcome.message
+    if outcome.is_over:
+        verdict.state, verdict.reason = State.FAILED, Reason.NONE
+    elif outcome.counts:
         verdict.restarts += 1
         verdict.reason = Reason.BACKING_OFF
 
@@ -141,7 +146,7 @@ def _gang(verdict: Verdict, wanted: Standing) -> None:
     broken = [each for each in wanted.slices if each.state in _BROKEN]
     if broken:
         only_lost = all(each.state is SliceState.LOST for each in broken)
-        verdict.message = _words(broken)
+        verdict.message = words(wanted.slices)
         verdict.revoke.append(_revocation(wanted, LOST if only_lost else FAILED, 0.0))
     elif all(each.state is SliceState.SUCCEEDED for each in wanted.slices):
         verdict.state = State.SUCCEEDED
@@ -160,7 +165,7 @@ def _independent(verdict: Verdict, workload: Workload, wanted: Standing, now: fl
     fresh = [each for each in failed if told.get(each.index) not in FINAL]
     not_before = workload.not_before
     if fresh:
-        verdict.message = _words(fresh)
+        verdict.message = words(fresh)
         if workload.restarts >= workload.max_restarts:
             verdict.revoke.append(_revocation(wanted, EXHAUSTED, GRACE_S))
             return
@@ -204,11 +209,3 @@ def _revocation(standing: Standing, reason: str, grace_s: float) -> Revocation:
 
 def _all_up(standing: Standing) -> bool:
     return all(each.state in UP for each in standing.slices)
-
-
-def _words(broken: Sequence[Slice]) -> str:
-    first = min(broken, key=lambda each: (each.state is not SliceState.FAILED, each.index))
-    code = f" with exit code {first.exit_code}" if first.exit_code else ""
-    said = f": {first.message}" if first.message else ""
-    others = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-    return f"slice {first.index} on {first.node} {first.state.name.lower()}{code}{said}{others}"

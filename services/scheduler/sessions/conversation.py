@@ -13,6 +13,7 @@ from services.scheduler.sessions.registry import Sessions
 from services.scheduler.sessions.reports import Reports
 from services.scheduler.sessions.session import Session
 from services.scheduler.sessions.stream import Stream
+from services.scheduler.sessions.task_reports import TaskReports
 
 Request = node_session_pb2.OpenSessionRequest
 Response = node_session_pb2.OpenSessionResponse
@@ -22,10 +23,11 @@ HELLO_S: Final = 10.0
 class Conversations:
     """Holds the conversations with all agents that are connected here."""
 
-    def __init__(self, sessions: Sessions, delivery: Delivery, reports: Reports) -> None:
+    def __init__(self, sessions: Sessions, delivery: Delivery, reports: Reports, task_reports: TaskReports) -> None:
         self._sessions = sessions
         self._delivery = delivery
         self._reports = reports
+        self._task_reports = task_reports
         self._tasks: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
@@ -33,6 +35,7 @@ class Conversations:
         async with asyncio.TaskGroup() as self._tasks:
             self._tasks.create_task(self._sessions.run())
             self._tasks.create_task(self._reports.run())
+            self._tasks.create_task(self._task_reports.run())
 
     async def hold(
         self,
@@ -51,6 +54,8 @@ class Conversations:
             self._delivery.greet(session)
             for report in hello.slices:
                 self._reports.take(session, report)
+            for said in hello.tasks:
+                self._task_reports.take(session, said)
             await self._listen(session, requests, stream)
         finally:
             self._sessions.disconnected(session, stream)
@@ -67,6 +72,8 @@ class Conversations:
                         await stream.send(ack)
                 case "slice":
                     self._reports.take(session, message.slice)
+                case "tasks":
+                    self._task_reports.take(session, message.tasks)
                 case "goodbye":
                     await self._leave(session)
                     return
@@ -78,7 +85,9 @@ class Conversations:
     async def _leave(self, session: Session) -> None:
         """In good order: what is still assigned to the node counts as lost, and the node is gone."""
         self._reports.lost(session)
+        self._task_reports.lost(session)
         await self._reports.drained()
+        await self._task_reports.drained()
         await self._sessions.close(session)
 
 

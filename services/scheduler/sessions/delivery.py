@@ -25,12 +25,14 @@ class Delivery:
     def greet(self, session: Session) -> None:
         """Tell a session that begins, or goes on, all that its node should run, and what it should be stopping."""
         records = [each for each in self._ledger.on_node(session.node) if _is_for(each, session)]
-        wanted = [_start(each, session) for each in records if not each.is_revoked]
+        wanted = [_start(each, session) for each in records if not each.is_revoked and each.tasks is None]
+        tasks = [_start_tasks(each, session) for each in records if not each.is_revoked and each.tasks is not None]
         welcome = node_session_pb2.Welcome(
             session_id=session.id,
             ttl_s=self._sessions.ttl_s,
             assignments=[each for each in wanted if each.slices],
             node=session.node,
+            tasks=[each for each in tasks if each.tasks.runs],
         )
         _post(session, Message(welcome=welcome))
         for record in records:
@@ -42,9 +44,12 @@ class Delivery:
         for record in changes.assigned:
             if not record.is_revoked:
                 for session in self._holders(record):
-                    message = _start(record, session)
-                    if message.slices:
-                        _post(session, Message(start=message))
+                    self._begin(record, session)
+        for record, before in changes.grown:
+            for session in self._holders(record) if not record.is_revoked else ():
+                message = _start_tasks(record, session, before)
+                if message.tasks.runs:
+                    _post(session, Message(start_tasks=message))
         for record in changes.revoked:
             for session in self._holders(record):
                 self._stop(record, session)
@@ -55,6 +60,16 @@ class Delivery:
         for record, status in changes.reported:
             if status.index == 0 and status.endpoints.get("store", "") not in ("", record.announced_store):
                 self._announce(record, status.node, status.endpoints["store"])
+
+    def _begin(self, record: AssignmentRecord, session: Session) -> None:
+        if record.tasks is not None:
+            tasks = _start_tasks(record, session)
+            if tasks.tasks.runs:
+                _post(session, Message(start_tasks=tasks))
+            return
+        message = _start(record, session)
+        if message.slices:
+            _post(session, Message(start=message))
 
     def _announce(self, record: AssignmentRecord, host: str, endpoint: str) -> None:
         """Tell the gang's other nodes where its store answers."""
@@ -69,9 +84,15 @@ class Delivery:
 
     def _stop(self, record: AssignmentRecord, session: Session) -> None:
         indices = set(_running(record, session)) - self._handed_over(record)
-        if indices:
-            proto = record.proto
-            _post(session, stop(proto.workload, proto.generation, proto.grace_s, proto.revoke_reason, sorted(indices)))
+        if not indices:
+            return
+        proto = record.proto
+        message = stop(proto.workload, proto.generation, proto.grace_s, proto.revoke_reason)
+        if record.tasks is not None:
+            message.stop.tasks.CopyFrom(record.tasks.orders(session.node, of=indices))
+        else:
+            message.stop.slices.extend(sorted(indices))
+        _post(session, message)
 
     def _handed_over(self, record: AssignmentRecord) -> set[int]:
         """The slices that go on under the next generation."""
@@ -92,8 +113,15 @@ def _start(record: AssignmentRecord, session: Session) -> node_session_pb2.Start
     return convert.start_slices(record.proto, record.slices(), session.node)
 
 
+def _start_tasks(record: AssignmentRecord, session: Session, after: int = 0) -> node_session_pb2.StartTasks:
+    assert record.tasks is not None
+    return convert.start_tasks(record.proto, record.tasks.orders(session.node, after))
+
+
 def _running(record: AssignmentRecord, session: Session) -> list[int]:
     """The indices of the slices that have not ended on a node, as far as it was reported."""
+    if record.tasks is not None:
+        return [each.index for each in record.tasks.running(session.node)]
     return [each.index for each in record.slices() if each.node == session.node and SliceState(each.state) not in FINAL]
 
 

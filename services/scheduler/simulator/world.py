@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Final
 
-from services.scheduler.lifecycle import ENDED, FINAL, backoff_s, may_follow
+from services.scheduler.lifecycle import ENDED, FINAL, may_follow
+from services.scheduler.planner.budgets import pause_s
 from services.scheduler.planner.decision import Decision
 from services.scheduler.planner.quota import queue_of_project
 from services.scheduler.planner.shares import accrued, decayed
@@ -95,7 +96,7 @@ class World:
             raise ValueError(f"{before.name} cannot go from {before.state.name} to {decision.state.name}")
         changes = {name: getattr(decision, name) for name in _COPIED}
         if decision.restarts > before.restarts:
-            changes["not_before"] = now + backoff_s(decision.restarts)
+            changes["not_before"] = now + pause_s(decision.failures, decision.restarts)
         reserved_at = now if before.quota_reserved_at is None else before.quota_reserved_at
         changes["quota_reserved_at"] = reserved_at if decision.has_quota else None
         if decision.placement is not None:

@@ -3,10 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
+from services.scheduler.lifecycle import FINAL
 from services.scheduler.planner.holdings import holdings
 from services.scheduler.planner.quota import project_of, queue_of
-from services.scheduler.snapshot import Assignment, Snapshot, State, Workload
+from services.scheduler.snapshot import Assignment, Group, Snapshot, State, Workload
 from services.scheduler.utilization.amounts import MEASURED, ZERO, Amounts, add, add_demand
+
+_PLACED = frozenset({State.ASSIGNED, State.RUNNING})
 
 Used = tuple[float, float]  # thousandths of a core, bytes of memory
 _Waiting = tuple[str, str, tuple[str, ...]]  # project, queue, pools
@@ -27,13 +30,14 @@ class Tally:
         self._queues: dict[str, str] = {}  # of the projects
 
     def wait(self, workloads: Iterable[Workload]) -> None:
-        """Add what those want that wait: the least with which each would start."""
+        """Add what those want that wait: the least with which each would start, or all tasks that might run."""
         for workload in workloads:
-            if workload.state is State.PENDING and not workload.is_held:
+            is_waiting = workload.state is State.PENDING or (workload.array is not None and workload.state in _PLACED)
+            if is_waiting and not workload.is_held:
                 project, queue = self._owners(workload.name, workload)
                 wants = self._waiting[project, queue, workload.pools]
                 for group in workload.groups:
-                    add_demand(wants, group.demand, group.min_count)
+                    add_demand(wants, group.demand, self._missing(workload, group))
 
     def hold(self, assignments: Iterable[tuple[str, tuple[Assignment, ...]]]) -> None:
         """Add what the slices of these workloads hold of nodes."""
@@ -82,6 +86,13 @@ class Tally:
     def node_values(self, name: str) -> Amounts:
         """The same of a node, for which nothing waits."""
         return [*self.allocated.get(name, ZERO), *self.used.get(name, ZERO)[:MEASURED]]
+
+    def _missing(self, workload: Workload, group: Group) -> int:
+        if workload.array is None:
+            return group.min_count
+        generations = self._snapshot.assignments.get(workload.name, ())
+        live = sum(each.state not in FINAL for generation in generations for each in generation.slices)
+        return max(0, min(workload.array.left, group.max_count) - live)
 
     def _ascribed(self, node: str, amounts: Amounts) -> Amounts:
         """The part of a node's real use that falls to those who hold so much of it."""

@@ -5,8 +5,8 @@ import sys
 from lepton.errors import FailedPrecondition
 from lepton.tracing import Value, parse, span, tracing
 from lepton.train import EXIT_STOPPED, session
-from services.trainer.worker import recipes
 from services.trainer.worker.spec import TrainingSpec
+from services.trainer.worker.training import train
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def main() -> int:
         whole.set("lepton.world_size", place.world_size)
         with span("rank.join"):
             rank.gang.join()
-        is_finished = recipes.load(spec.recipe)(spec, rank)
+        is_finished = train(spec, rank)
         with span("rank.commit"):
             rank.reporter.drain()
         whole.set("lepton.finished", is_finished)

@@ -1,7 +1,8 @@
-"""Makes the model package of a trained classifier: weights, golden inputs with its own outputs, signature, lineage."""
+"""Makes the model package of a trained model: weights, golden inputs with its own outputs, signature, lineage."""
 
+import json
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors.torch import save
@@ -9,12 +10,13 @@ from safetensors.torch import save
 import lepton
 from lepton.artifacts import ArtifactStore
 from lepton.models import Architecture, ModelPackage, Signature, Tensor
-from lepton.models.package import GOLDEN, WEIGHTS
+from lepton.models.package import FACTS, GOLDEN, WEIGHTS
 from services.trainer.worker.spec import TrainingSpec
 
 _MOST_GOLDEN: Final = 128
 _LEAST_GOLDEN: Final = 16
 _GOLDEN_BYTES: Final = 4 << 20
+_DATATYPES: Final = {torch.float32: "FP32", torch.int64: "INT64"}
 
 
 def store_package(
@@ -27,24 +29,31 @@ def store_package(
     metrics: Mapping[str, float],
     job: str,
     checkpoint: str,
+    output: str = "logits",
+    facts: Mapping[str, Any] | None = None,
 ) -> str:
-    """Stores the package of `model`, golden samples taken from `held_out` (images, labels); its digest."""
+    """Stores the package of `model`, golden samples taken from `held_out` (inputs, targets); its digest."""
     x, y = held_out
-    count = max(_LEAST_GOLDEN, min(_MOST_GOLDEN, _GOLDEN_BYTES // (4 * x[0].numel())))
-    x, y = x[:count].to("cpu", torch.float32).contiguous(), y[:count].to("cpu").contiguous()
     model = model.to("cpu").eval()
     with torch.no_grad():
-        logits = model(x)
+        largest = max(x[0].numel(), model(x[:1].to("cpu"))[0].numel())
+        count = max(_LEAST_GOLDEN, min(_MOST_GOLDEN, _GOLDEN_BYTES // (4 * largest)))
+        x, y = x[:count].to("cpu").contiguous(), y[:count].to("cpu").contiguous()
+        answers = model(x).float().contiguous()
     weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    files = {
+        WEIGHTS: store.put_bytes(spec.project, save(weights)),
+        GOLDEN: store.put_bytes(spec.project, save({"x": x, output: answers, "y": y})),
+    }
+    if facts:
+        document = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+        files[FACTS] = store.put_bytes(spec.project, document.encode())
     package = ModelPackage(
         architecture=architecture,
-        files={
-            WEIGHTS: store.put_bytes(spec.project, save(weights)),
-            GOLDEN: store.put_bytes(spec.project, save({"x": x, "logits": logits.contiguous(), "y": y})),
-        },
+        files=files,
         signature=Signature(
-            inputs=(Tensor(name="x", datatype="FP32", shape=(-1, *x.shape[1:])),),
-            outputs=(Tensor(name="logits", datatype="FP32", shape=(-1, logits.shape[1])),),
+            inputs=(Tensor(name="x", datatype=_DATATYPES[x.dtype], shape=(-1, *x.shape[1:])),),
+            outputs=(Tensor(name=output, datatype="FP32", shape=(-1, *answers.shape[1:])),),
         ),
         metrics=metrics,
         lineage={
@@ -54,6 +63,7 @@ def store_package(
             "recipe": spec.recipe,
             "seed": spec.seed,
             "code_version": lepton.__version__,
+            **({"initial_model": spec.initial_model} if spec.initial_model else {}),
         },
     )
     return store.put_bytes(spec.project, package.render())

@@ -23,13 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from lepton.internal.v1 import tasks_pb2 as lepton_dot_internal_dot_v1_dot_tasks__pb2
 from lepton.scheduler.v1 import node_pb2 as lepton_dot_scheduler_dot_v1_dot_node__pb2
 from lepton.scheduler.v1 import program_pb2 as lepton_dot_scheduler_dot_v1_dot_program__pb2
 from lepton.scheduler.v1 import resources_pb2 as lepton_dot_scheduler_dot_v1_dot_resources__pb2
 from lepton.scheduler.v1 import workload_pb2 as lepton_dot_scheduler_dot_v1_dot_workload__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flepton/internal/v1/ledger.proto\x12\x12lepton.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1elepton/scheduler/v1/node.proto\x1a!lepton/scheduler/v1/program.proto\x1a#lepton/scheduler/v1/resources.proto\x1a\"lepton/scheduler/v1/workload.proto\"\xd4\x05\n\nAssignment\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x14\n\x0cworkload_uid\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x0c\n\x04pool\x18\x04 \x01(\t\x12*\n\x06slices\x18\x05 \x03(\x0b\x32\x1a.lepton.scheduler.v1.Slice\x12>\n\x08sessions\x18\x06 \x03(\x0b\x32,.lepton.internal.v1.Assignment.SessionsEntry\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07grace_s\x18\t \x01(\x01\x12\x15\n\rrevoke_reason\x18\n \x01(\t\x12>\n\x08programs\x18\x0b \x03(\x0b\x32,.lepton.internal.v1.Assignment.ProgramsEntry\x12@\n\tresources\x18\x0c \x03(\x0b\x32-.lepton.internal.v1.Assignment.ResourcesEntry\x12\x0c\n\x04kept\x18\r \x03(\x05\x12\r\n\x05owner\x18\x0e \x01(\t\x12\x15\n\rtrace_context\x18\x0f \x01(\t\x1a/\n\rSessionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aM\n\rProgramsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.lepton.scheduler.v1.Program:\x02\x38\x01\x1aP\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.lepton.scheduler.v1.Resources:\x02\x38\x01\"\xb2\x03\n\x0bReservation\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x14\n\x0cworkload_uid\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12*\n\x06slices\x18\x04 \x03(\x0b\x32\x1a.lepton.scheduler.v1.Slice\x12\x41\n\tresources\x18\x05 \x03(\x0b\x32..lepton.internal.v1.Reservation.ResourcesEntry\x12\x37\n\x07victims\x18\x06 \x03(\x0b\x32&.lepton.internal.v1.Reservation.Victim\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlifetime_s\x18\x08 \x01(\x01\x1a.\n\x06Victim\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x1aP\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.lepton.scheduler.v1.Resources:\x02\x38\x01\"\xb9\x01\n\x0cNodeSettings\x12\x10\n\x08\x63ordoned\x18\x01 \x01(\x08\x12<\n\x06labels\x18\x02 \x03(\x0b\x32,.lepton.internal.v1.NodeSettings.LabelsEntry\x12*\n\x06taints\x18\x03 \x03(\x0b\x32\x1a.lepton.scheduler.v1.Taint\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x80\x01\n\x0cReplicaUsage\x12\x32\n\x04uses\x18\x01 \x03(\x0b\x32$.lepton.internal.v1.ReplicaUsage.Use\x1a<\n\x03Use\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tcpu_milli\x18\x02 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\"\x7f\n\x0cProjectUsage\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x18\n\x10\x64ominant_share_s\x18\x02 \x01(\x01\x12/\n\x0bsample_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bhalf_life_s\x18\x04 \x01(\x01\"K\n\rRequestRecord\x12\x16\n\x0erequest_digest\x18\x01 \x01(\x0c\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x10\n\x08response\x18\x03 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flepton/internal/v1/ledger.proto\x12\x12lepton.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1elepton/internal/v1/tasks.proto\x1a\x1elepton/scheduler/v1/node.proto\x1a!lepton/scheduler/v1/program.proto\x1a#lepton/scheduler/v1/resources.proto\x1a\"lepton/scheduler/v1/workload.proto\"\xbb\x06\n\nAssignment\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x14\n\x0cworkload_uid\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x0c\n\x04pool\x18\x04 \x01(\t\x12*\n\x06slices\x18\x05 \x03(\x0b\x32\x1a.lepton.scheduler.v1.Slice\x12>\n\x08sessions\x18\x06 \x03(\x0b\x32,.lepton.internal.v1.Assignment.SessionsEntry\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07grace_s\x18\t \x01(\x01\x12\x15\n\rrevoke_reason\x18\n \x01(\t\x12>\n\x08programs\x18\x0b \x03(\x0b\x32,.lepton.internal.v1.Assignment.ProgramsEntry\x12@\n\tresources\x18\x0c \x03(\x0b\x32-.lepton.internal.v1.Assignment.ResourcesEntry\x12\x0c\n\x04kept\x18\r \x03(\x05\x12\r\n\x05owner\x18\x0e \x01(\t\x12\x15\n\rtrace_context\x18\x0f \x01(\t\x12,\n\x05tasks\x18\x10 \x03(\x0b\x32\x1d.lepton.internal.v1.NodeTasks\x12\x0e\n\x06serial\x18\x11 \x01(\x05\x12\x12\n\ntask_count\x18\x12 \x01(\x05\x12\x13\n\x0b\x66irst_index\x18\x13 \x01(\x05\x1a/\n\rSessionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aM\n\rProgramsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.lepton.scheduler.v1.Program:\x02\x38\x01\x1aP\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.lepton.scheduler.v1.Resources:\x02\x38\x01\"\xb2\x03\n\x0bReservation\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x14\n\x0cworkload_uid\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12*\n\x06slices\x18\x04 \x03(\x0b\x32\x1a.lepton.scheduler.v1.Slice\x12\x41\n\tresources\x18\x05 \x03(\x0b\x32..lepton.internal.v1.Reservation.ResourcesEntry\x12\x37\n\x07victims\x18\x06 \x03(\x0b\x32&.lepton.internal.v1.Reservation.Victim\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlifetime_s\x18\x08 \x01(\x01\x1a.\n\x06Victim\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x1aP\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.lepton.scheduler.v1.Resources:\x02\x38\x01\"\xb9\x01\n\x0cNodeSettings\x12\x10\n\x08\x63ordoned\x18\x01 \x01(\x08\x12<\n\x06labels\x18\x02 \x03(\x0b\x32,.lepton.internal.v1.NodeSettings.LabelsEntry\x12*\n\x06taints\x18\x03 \x03(\x0b\x32\x1a.lepton.scheduler.v1.Taint\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x80\x01\n\x0cReplicaUsage\x12\x32\n\x04uses\x18\x01 \x03(\x0b\x32$.lepton.internal.v1.ReplicaUsage.Use\x1a<\n\x03Use\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tcpu_milli\x18\x02 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\"\x7f\n\x0cProjectUsage\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x18\n\x10\x64ominant_share_s\x18\x02 \x01(\x01\x12/\n\x0bsample_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bhalf_life_s\x18\x04 \x01(\x01\"K\n\rRequestRecord\x12\x16\n\x0erequest_digest\x18\x01 \x01(\x0c\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x10\n\x08response\x18\x03 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,30 +47,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESERVATION_RESOURCESENTRY']._serialized_options = b'8\001'
   _globals['_NODESETTINGS_LABELSENTRY']._loaded_options = None
   _globals['_NODESETTINGS_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_ASSIGNMENT']._serialized_start=229
-  _globals['_ASSIGNMENT']._serialized_end=953
-  _globals['_ASSIGNMENT_SESSIONSENTRY']._serialized_start=745
-  _globals['_ASSIGNMENT_SESSIONSENTRY']._serialized_end=792
-  _globals['_ASSIGNMENT_PROGRAMSENTRY']._serialized_start=794
-  _globals['_ASSIGNMENT_PROGRAMSENTRY']._serialized_end=871
-  _globals['_ASSIGNMENT_RESOURCESENTRY']._serialized_start=873
-  _globals['_ASSIGNMENT_RESOURCESENTRY']._serialized_end=953
-  _globals['_RESERVATION']._serialized_start=956
-  _globals['_RESERVATION']._serialized_end=1390
-  _globals['_RESERVATION_VICTIM']._serialized_start=1262
-  _globals['_RESERVATION_VICTIM']._serialized_end=1308
-  _globals['_RESERVATION_RESOURCESENTRY']._serialized_start=873
-  _globals['_RESERVATION_RESOURCESENTRY']._serialized_end=953
-  _globals['_NODESETTINGS']._serialized_start=1393
-  _globals['_NODESETTINGS']._serialized_end=1578
-  _globals['_NODESETTINGS_LABELSENTRY']._serialized_start=1533
-  _globals['_NODESETTINGS_LABELSENTRY']._serialized_end=1578
-  _globals['_REPLICAUSAGE']._serialized_start=1581
-  _globals['_REPLICAUSAGE']._serialized_end=1709
-  _globals['_REPLICAUSAGE_USE']._serialized_start=1649
-  _globals['_REPLICAUSAGE_USE']._serialized_end=1709
-  _globals['_PROJECTUSAGE']._serialized_start=1711
-  _globals['_PROJECTUSAGE']._serialized_end=1838
-  _globals['_REQUESTRECORD']._serialized_start=1840
-  _globals['_REQUESTRECORD']._serialized_end=1915
+  _globals['_ASSIGNMENT']._serialized_start=261
+  _globals['_ASSIGNMENT']._serialized_end=1088
+  _globals['_ASSIGNMENT_SESSIONSENTRY']._serialized_start=880
+  _globals['_ASSIGNMENT_SESSIONSENTRY']._serialized_end=927
+  _globals['_ASSIGNMENT_PROGRAMSENTRY']._serialized_start=929
+  _globals['_ASSIGNMENT_PROGRAMSENTRY']._serialized_end=1006
+  _globals['_ASSIGNMENT_RESOURCESENTRY']._serialized_start=1008
+  _globals['_ASSIGNMENT_RESOURCESENTRY']._serialized_end=1088
+  _globals['_RESERVATION']._serialized_start=1091
+  _globals['_RESERVATION']._serialized_end=1525
+  _globals['_RESERVATION_VICTIM']._serialized_start=1397
+  _globals['_RESERVATION_VICTIM']._serialized_end=1443
+  _globals['_RESERVATION_RESOURCESENTRY']._serialized_start=1008
+  _globals['_RESERVATION_RESOURCESENTRY']._serialized_end=1088
+  _globals['_NODESETTINGS']._serialized_start=1528
+  _globals['_NODESETTINGS']._serialized_end=1713
+  _globals['_NODESETTINGS_LABELSENTRY']._serialized_start=1668
+  _globals['_NODESETTINGS_LABELSENTRY']._serialized_end=1713
+  _globals['_REPLICAUSAGE']._serialized_start=1716
+  _globals['_REPLICAUSAGE']._serialized_end=1844
+  _globals['_REPLICAUSAGE_USE']._serialized_start=1784
+  _globals['_REPLICAUSAGE_USE']._serialized_end=1844
+  _globals['_PROJECTUSAGE']._serialized_start=1846
+  _globals['_PROJECTUSAGE']._serialized_end=1973
+  _globals['_REQUESTRECORD']._serialized_start=1975
+  _globals['_REQUESTRECORD']._serialized_end=2050
 # @@protoc_insertion_point(module_scope)

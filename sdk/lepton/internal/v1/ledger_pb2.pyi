@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from lepton.internal.v1 import tasks_pb2 as _tasks_pb2
 from lepton.scheduler.v1 import node_pb2 as _node_pb2
 from lepton.scheduler.v1 import program_pb2 as _program_pb2
 from lepton.scheduler.v1 import resources_pb2 as _resources_pb2
@@ -106,6 +107,10 @@ class Assignment(_message.Message):
     KEPT_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
+    TASK_COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
     """The workload's name."""
     workload_uid: _builtins.str
@@ -122,6 +127,12 @@ class Assignment(_message.Message):
     """The resource the workload runs for."""
     trace_context: _builtins.str
     """W3C trace context of the workload."""
+    serial: _builtins.int
+    """Of an array: the largest serial that was given to a task."""
+    task_count: _builtins.int
+    """Of an array: how many tasks it has, and the index of the first."""
+    first_index: _builtins.int
+    """The index of the first task."""
     @_builtins.property
     def slices(self) -> _containers.RepeatedCompositeFieldContainer[_workload_pb2.Slice]:
         """Where each slice runs."""
@@ -150,6 +161,10 @@ class Assignment(_message.Message):
     def kept(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The slices, by index, that the generation before ran already and that go on under this one."""
 
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[_tasks_pb2.NodeTasks]:
+        """Of an array: where its tasks run, instead of `slices`."""
+
     def __init__(
         self,
         *,
@@ -168,10 +183,14 @@ class Assignment(_message.Message):
         kept: _abc.Iterable[_builtins.int] | None = ...,
         owner: _builtins.str = ...,
         trace_context: _builtins.str = ...,
+        tasks: _abc.Iterable[_tasks_pb2.NodeTasks] | None = ...,
+        serial: _builtins.int = ...,
+        task_count: _builtins.int = ...,
+        first_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "generation", b"generation", "grace_s", b"grace_s", "kept", b"kept", "owner", b"owner", "pool", b"pool", "programs", b"programs", "resources", b"resources", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "sessions", b"sessions", "slices", b"slices", "trace_context", b"trace_context", "workload", b"workload", "workload_uid", b"workload_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "first_index", b"first_index", "generation", b"generation", "grace_s", b"grace_s", "kept", b"kept", "owner", b"owner", "pool", b"pool", "programs", b"programs", "resources", b"resources", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "serial", b"serial", "sessions", b"sessions", "slices", b"slices", "task_count", b"task_count", "tasks", b"tasks", "trace_context", b"trace_context", "workload", b"workload", "workload_uid", b"workload_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from lepton.internal.v1 import tasks_pb2 as _tasks_pb2
 from lepton.scheduler.v1 import node_pb2 as _node_pb2
 from lepton.scheduler.v1 import program_pb2 as _program_pb2
 from lepton.scheduler.v1 import workload_pb2 as _workload_pb2
@@ -31,6 +32,7 @@ class OpenSessionRequest(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     SLICE_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First of all: who it is."""
@@ -47,6 +49,10 @@ class OpenSessionRequest(_message.Message):
     def goodbye(self) -> Global___Goodbye:
         """It leaves in good order: all slices are stopped."""
 
+    @_builtins.property
+    def tasks(self) -> Global___TaskReport:
+        """Tasks of an array have changed."""
+
     def __init__(
         self,
         *,
@@ -54,12 +60,13 @@ class OpenSessionRequest(_message.Message):
         heartbeat: Global___Heartbeat | None = ...,
         slice: Global___SliceReport | None = ...,
         goodbye: Global___Goodbye | None = ...,
+        tasks: Global___TaskReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "slice", b"slice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "slice", b"slice", "tasks", b"tasks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "slice", b"slice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "slice", b"slice", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "slice", "goodbye"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "slice", "goodbye", "tasks"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -73,6 +80,7 @@ class Hello(_message.Message):
 
     NODE_FIELD_NUMBER: _builtins.int
     SLICES_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def node(self) -> _node_pb2.Node:
         """The node: name, address, capacity, devices, labels, taints. In the name `pools/-/nodes/{node}` the pool is left to the
@@ -83,15 +91,20 @@ class Hello(_message.Message):
     def slices(self) -> _containers.RepeatedCompositeFieldContainer[Global___SliceReport]:
         """The slices it still runs, from before the connection broke."""
 
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskReport]:
+        """What it has to say of tasks of arrays that is not acknowledged."""
+
     def __init__(
         self,
         *,
         node: _node_pb2.Node | None = ...,
         slices: _abc.Iterable[Global___SliceReport] | None = ...,
+        tasks: _abc.Iterable[Global___TaskReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "slices", b"slices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "slices", b"slices", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,6 +173,42 @@ class SliceReport(_message.Message):
 Global___SliceReport: _TypeAlias = SliceReport  # noqa: Y015
 
 @_typing.final
+class TaskReport(_message.Message):
+    """What has become of tasks of an array since the last report that was acknowledged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    workload: _builtins.str
+    """The workload."""
+    generation: _builtins.int
+    """The generation."""
+    sequence: _builtins.int
+    """Rises by one with every report; the answer repeats it."""
+    @_builtins.property
+    def states(self) -> _tasks_pb2.TaskStates:
+        """What has changed."""
+
+    def __init__(
+        self,
+        *,
+        workload: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        states: _tasks_pb2.TaskStates | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["states", b"states"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "sequence", b"sequence", "states", b"states", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskReport: _TypeAlias = TaskReport  # noqa: Y015
+
+@_typing.final
 class Goodbye(_message.Message):
     """Ends a session."""
 
@@ -188,6 +237,8 @@ class OpenSessionResponse(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     GANG_ENDPOINT_FIELD_NUMBER: _builtins.int
+    START_TASKS_FIELD_NUMBER: _builtins.int
+    TASKS_ACK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """The session is open."""
@@ -212,6 +263,14 @@ class OpenSessionResponse(_message.Message):
     def gang_endpoint(self) -> Global___GangEndpoint:
         """Where the gang's store answers."""
 
+    @_builtins.property
+    def start_tasks(self) -> Global___StartTasks:
+        """Start tasks of an array."""
+
+    @_builtins.property
+    def tasks_ack(self) -> Global___TaskReportAck:
+        """A report about tasks is stored."""
+
     def __init__(
         self,
         *,
@@ -221,12 +280,14 @@ class OpenSessionResponse(_message.Message):
         start: Global___StartSlices | None = ...,
         stop: Global___StopSlices | None = ...,
         gang_endpoint: Global___GangEndpoint | None = ...,
+        start_tasks: Global___StartTasks | None = ...,
+        tasks_ack: Global___TaskReportAck | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["gang_endpoint", b"gang_endpoint", "heartbeat_ack", b"heartbeat_ack", "message", b"message", "slice_ack", b"slice_ack", "start", b"start", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gang_endpoint", b"gang_endpoint", "heartbeat_ack", b"heartbeat_ack", "message", b"message", "slice_ack", b"slice_ack", "start", b"start", "start_tasks", b"start_tasks", "stop", b"stop", "tasks_ack", b"tasks_ack", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gang_endpoint", b"gang_endpoint", "heartbeat_ack", b"heartbeat_ack", "message", b"message", "slice_ack", b"slice_ack", "start", b"start", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gang_endpoint", b"gang_endpoint", "heartbeat_ack", b"heartbeat_ack", "message", b"message", "slice_ack", b"slice_ack", "start", b"start", "start_tasks", b"start_tasks", "stop", b"stop", "tasks_ack", b"tasks_ack", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "heartbeat_ack", "slice_ack", "start", "stop", "gang_endpoint"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "heartbeat_ack", "slice_ack", "start", "stop", "gang_endpoint", "start_tasks", "tasks_ack"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -242,6 +303,7 @@ class Welcome(_message.Message):
     TTL_S_FIELD_NUMBER: _builtins.int
     ASSIGNMENTS_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     ttl_s: _builtins.float
@@ -252,6 +314,10 @@ class Welcome(_message.Message):
     def assignments(self) -> _containers.RepeatedCompositeFieldContainer[Global___StartSlices]:
         """Every generation that the node should be running. It stops any other."""
 
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___StartTasks]:
+        """The same of arrays."""
+
     def __init__(
         self,
         *,
@@ -259,10 +325,11 @@ class Welcome(_message.Message):
         ttl_s: _builtins.float = ...,
         assignments: _abc.Iterable[Global___StartSlices] | None = ...,
         node: _builtins.str = ...,
+        tasks: _abc.Iterable[Global___StartTasks] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "node", b"node", "session_id", b"session_id", "ttl_s", b"ttl_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "node", b"node", "session_id", b"session_id", "tasks", b"tasks", "ttl_s", b"ttl_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -414,6 +481,98 @@ class StartSlices(_message.Message):
 Global___StartSlices: _TypeAlias = StartSlices  # noqa: Y015
 
 @_typing.final
+class StartTasks(_message.Message):
+    """Tasks of an array that one node runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    WORKLOAD_UID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
+    TASK_COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    PROGRAM_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
+    workload: _builtins.str
+    """The workload's name."""
+    workload_uid: _builtins.str
+    """The workload's uid."""
+    generation: _builtins.int
+    """The generation."""
+    serial: _builtins.int
+    """The largest serial among those that were placed so far."""
+    task_count: _builtins.int
+    """How many tasks the array has."""
+    first_index: _builtins.int
+    """The index of its first task."""
+    owner: _builtins.str
+    """The resource the workload runs for."""
+    trace_context: _builtins.str
+    """W3C trace context of the workload."""
+    @_builtins.property
+    def tasks(self) -> _tasks_pb2.NodeTasks:
+        """The tasks. In a welcome all that have not ended; later those that have been placed since."""
+
+    @_builtins.property
+    def program(self) -> _program_pb2.ProcessProgram:
+        """What each runs."""
+
+    def __init__(
+        self,
+        *,
+        workload: _builtins.str = ...,
+        workload_uid: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        tasks: _tasks_pb2.NodeTasks | None = ...,
+        serial: _builtins.int = ...,
+        task_count: _builtins.int = ...,
+        first_index: _builtins.int = ...,
+        program: _program_pb2.ProcessProgram | None = ...,
+        owner: _builtins.str = ...,
+        trace_context: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["program", b"program", "tasks", b"tasks"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_index", b"first_index", "generation", b"generation", "owner", b"owner", "program", b"program", "serial", b"serial", "task_count", b"task_count", "tasks", b"tasks", "trace_context", b"trace_context", "workload", b"workload", "workload_uid", b"workload_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartTasks: _TypeAlias = StartTasks  # noqa: Y015
+
+@_typing.final
+class TaskReportAck(_message.Message):
+    """Answers a report about tasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    workload: _builtins.str
+    """The workload."""
+    generation: _builtins.int
+    """The generation."""
+    sequence: _builtins.int
+    """The report's sequence; everything before it is stored too."""
+    def __init__(
+        self,
+        *,
+        workload: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "sequence", b"sequence", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskReportAck: _TypeAlias = TaskReportAck  # noqa: Y015
+
+@_typing.final
 class StopSlices(_message.Message):
     """Slices to stop."""
 
@@ -424,6 +583,7 @@ class StopSlices(_message.Message):
     GRACE_S_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     SLICES_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
     """The workload's name."""
     generation: _builtins.int
@@ -436,6 +596,10 @@ class StopSlices(_message.Message):
     def slices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Only these slices, by index; empty = all."""
 
+    @_builtins.property
+    def tasks(self) -> _tasks_pb2.NodeTasks:
+        """Of an array: these tasks, instead of slices."""
+
     def __init__(
         self,
         *,
@@ -444,10 +608,11 @@ class StopSlices(_message.Message):
         grace_s: _builtins.float = ...,
         reason: _builtins.str = ...,
         slices: _abc.Iterable[_builtins.int] | None = ...,
+        tasks: _tasks_pb2.NodeTasks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tasks", b"tasks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "grace_s", b"grace_s", "reason", b"reason", "slices", b"slices", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "grace_s", b"grace_s", "reason", b"reason", "slices", b"slices", "tasks", b"tasks", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from lepton.policy.v1 import policy_pb2 as lepton_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lepton/internal/v1/run_report.proto\x12\x12lepton.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dlepton/policy/v1/policy.proto\"\\\n\x0fStartRunRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x14\n\x0cworkload_uid\x18\x03 \x01(\t\x12\x12\n\nworld_size\x18\x04 \x01(\x05\"i\n\x10StartRunResponse\x12\x11\n\tspec_json\x18\x01 \x01(\t\x12\x17\n\x0fresume_manifest\x18\x02 \x01(\t\x12)\n\x04\x63ode\x18\x03 \x01(\x0b\x32\x1b.lepton.internal.v1.RunCode\"\xb3\x01\n\x07RunCode\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x13\n\x0b\x65ntry_point\x18\x02 \x01(\t\x12\x0c\n\x04\x61rgv\x18\x03 \x03(\t\x12\x41\n\x0b\x65nvironment\x18\x04 \x03(\x0b\x32,.lepton.internal.v1.RunCode.EnvironmentEntry\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"o\n\x10ReportRunRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12,\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x1c.lepton.internal.v1.RunEvent\"\xf2\x02\n\x08RunEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x06output\x18\x03 \x01(\x0b\x32\x1e.lepton.internal.v1.OutputLineH\x00\x12\x36\n\x0bmeasurement\x18\x04 \x01(\x0b\x32\x1f.lepton.internal.v1.MeasurementH\x00\x12;\n\ncheckpoint\x18\x05 \x01(\x0b\x32%.lepton.internal.v1.CheckpointWrittenH\x00\x12\x35\n\x07package\x18\x06 \x01(\x0b\x32\".lepton.internal.v1.PackageWrittenH\x00\x12\x0f\n\x05phase\x18\x07 \x01(\tH\x00\x12\x32\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x1f.lepton.internal.v1.RankFailureH\x00\x42\x07\n\x05\x65vent\"-\n\nOutputLine\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tis_stderr\x18\x02 \x01(\x08\"\xbd\x01\n\x0bMeasurement\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\x05\x12\x10\n\x08progress\x18\x04 \x01(\x01\x12;\n\x06values\x18\x05 \x03(\x0b\x32+.lepton.internal.v1.Measurement.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xa8\x01\n\x11\x43heckpointWritten\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x10\n\x08manifest\x18\x02 \x01(\t\x12\x43\n\x07metrics\x18\x03 \x03(\x0b\x32\x32.lepton.internal.v1.CheckpointWritten.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x94\x01\n\x0ePackageWritten\x12\x10\n\x08manifest\x18\x01 \x01(\t\x12@\n\x07metrics\x18\x02 \x03(\x0b\x32/.lepton.internal.v1.PackageWritten.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"C\n\x0bRankFailure\x12\x11\n\texit_code\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08log_tail\x18\x03 \x03(\t\"\x87\x01\n\x11ReportRunResponse\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x10\n\x08sequence\x18\x04 \x01(\x03\x12\x31\n\x07refused\x18\x05 \x03(\x0b\x32 .lepton.internal.v1.RefusedEvent\"A\n\x0cRefusedEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t2\xe4\x01\n\x10RunReportService\x12\x65\n\x08StartRun\x12#.lepton.internal.v1.StartRunRequest\x1a$.lepton.internal.v1.StartRunResponse\"\x0e\x90\x02\x02\xa2\xbb\x18\x07\"\x05\x61gent\x12i\n\tReportRun\x12$.lepton.internal.v1.ReportRunRequest\x1a%.lepton.internal.v1.ReportRunResponse\"\x0b\xa2\xbb\x18\x07\"\x05\x61gent(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lepton/internal/v1/run_report.proto\x12\x12lepton.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dlepton/policy/v1/policy.proto\"\\\n\x0fStartRunRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x14\n\x0cworkload_uid\x18\x03 \x01(\t\x12\x12\n\nworld_size\x18\x04 \x01(\x05\"\xf0\x01\n\x10StartRunResponse\x12\x11\n\tspec_json\x18\x01 \x01(\t\x12\x17\n\x0fresume_manifest\x18\x02 \x01(\t\x12)\n\x04\x63ode\x18\x03 \x01(\x0b\x32\x1b.lepton.internal.v1.RunCode\x12\x17\n\x0folder_manifests\x18\x04 \x03(\t\x12\x18\n\x10parallelism_json\x18\x05 \x01(\t\x12\x16\n\x0ehang_timeout_s\x18\x06 \x01(\x01\x12\x11\n\tpreflight\x18\x07 \x01(\x08\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x03\x12\x11\n\tcpu_milli\x18\t \x01(\x03\"\x82\x02\n\x07RunCode\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x13\n\x0b\x65ntry_point\x18\x02 \x01(\t\x12\x0c\n\x04\x61rgv\x18\x03 \x03(\t\x12\x41\n\x0b\x65nvironment\x18\x04 \x03(\x0b\x32,.lepton.internal.v1.RunCode.EnvironmentEntry\x12\x0e\n\x06module\x18\x05 \x01(\t\x12\x19\n\x11working_directory\x18\x06 \x01(\t\x12\x14\n\x0crequirements\x18\x07 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x08 \x01(\t\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"o\n\x10ReportRunRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12,\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x1c.lepton.internal.v1.RunEvent\"\xbd\x03\n\x08RunEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x06output\x18\x03 \x01(\x0b\x32\x1e.lepton.internal.v1.OutputLineH\x00\x12\x36\n\x0bmeasurement\x18\x04 \x01(\x0b\x32\x1f.lepton.internal.v1.MeasurementH\x00\x12;\n\ncheckpoint\x18\x05 \x01(\x0b\x32%.lepton.internal.v1.CheckpointWrittenH\x00\x12\x35\n\x07package\x18\x06 \x01(\x0b\x32\".lepton.internal.v1.PackageWrittenH\x00\x12\x0f\n\x05phase\x18\x07 \x01(\tH\x00\x12\x32\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x1f.lepton.internal.v1.RankFailureH\x00\x12\x1b\n\x11\x63heckpoint_failed\x18\t \x01(\tH\x00\x12,\n\x04pace\x18\n \x01(\x0b\x32\x1c.lepton.internal.v1.RankPaceH\x00\x42\x07\n\x05\x65vent\"F\n\x08RankPace\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0e\n\x06step_s\x18\x02 \x01(\x01\x12\x0e\n\x06\x62usy_s\x18\x03 \x01(\x01\x12\x0c\n\x04node\x18\x04 \x01(\t\"-\n\nOutputLine\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tis_stderr\x18\x02 \x01(\x08\"\xbd\x01\n\x0bMeasurement\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\x05\x12\x10\n\x08progress\x18\x04 \x01(\x01\x12;\n\x06values\x18\x05 \x03(\x0b\x32+.lepton.internal.v1.Measurement.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xa8\x01\n\x11\x43heckpointWritten\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x10\n\x08manifest\x18\x02 \x01(\t\x12\x43\n\x07metrics\x18\x03 \x03(\x0b\x32\x32.lepton.internal.v1.CheckpointWritten.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x94\x01\n\x0ePackageWritten\x12\x10\n\x08manifest\x18\x01 \x01(\t\x12@\n\x07metrics\x18\x02 \x03(\x0b\x32/.lepton.internal.v1.PackageWritten.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xa0\x01\n\x0bRankFailure\x12\x11\n\texit_code\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08log_tail\x18\x03 \x03(\t\x12\r\n\x05\x63lass\x18\x04 \x01(\t\x12\x0c\n\x04node\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x06 \x01(\t\x12\x0c\n\x04step\x18\x07 \x01(\x03\x12\x10\n\x08suspects\x18\x08 \x03(\x05\x12\x0e\n\x06waited\x18\t \x01(\x08\"\x87\x01\n\x11ReportRunResponse\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x10\n\x08sequence\x18\x04 \x01(\x03\x12\x31\n\x07refused\x18\x05 \x03(\x0b\x32 .lepton.internal.v1.RefusedEvent\"A\n\x0cRefusedEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t2\xe4\x01\n\x10RunReportService\x12\x65\n\x08StartRun\x12#.lepton.internal.v1.StartRunRequest\x1a$.lepton.internal.v1.StartRunResponse\"\x0e\x90\x02\x02\xa2\xbb\x18\x07\"\x05\x61gent\x12i\n\tReportRun\x12$.lepton.internal.v1.ReportRunRequest\x1a%.lepton.internal.v1.ReportRunResponse\"\x0b\xa2\xbb\x18\x07\"\x05\x61gent(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,36 +47,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNREPORTSERVICE'].methods_by_name['ReportRun']._serialized_options = b'\242\273\030\007\"\005agent'
   _globals['_STARTRUNREQUEST']._serialized_start=123
   _globals['_STARTRUNREQUEST']._serialized_end=215
-  _globals['_STARTRUNRESPONSE']._serialized_start=217
-  _globals['_STARTRUNRESPONSE']._serialized_end=322
-  _globals['_RUNCODE']._serialized_start=325
-  _globals['_RUNCODE']._serialized_end=504
-  _globals['_RUNCODE_ENVIRONMENTENTRY']._serialized_start=454
-  _globals['_RUNCODE_ENVIRONMENTENTRY']._serialized_end=504
-  _globals['_REPORTRUNREQUEST']._serialized_start=506
-  _globals['_REPORTRUNREQUEST']._serialized_end=617
-  _globals['_RUNEVENT']._serialized_start=620
-  _globals['_RUNEVENT']._serialized_end=990
-  _globals['_OUTPUTLINE']._serialized_start=992
-  _globals['_OUTPUTLINE']._serialized_end=1037
-  _globals['_MEASUREMENT']._serialized_start=1040
-  _globals['_MEASUREMENT']._serialized_end=1229
-  _globals['_MEASUREMENT_VALUESENTRY']._serialized_start=1184
-  _globals['_MEASUREMENT_VALUESENTRY']._serialized_end=1229
-  _globals['_CHECKPOINTWRITTEN']._serialized_start=1232
-  _globals['_CHECKPOINTWRITTEN']._serialized_end=1400
-  _globals['_CHECKPOINTWRITTEN_METRICSENTRY']._serialized_start=1354
-  _globals['_CHECKPOINTWRITTEN_METRICSENTRY']._serialized_end=1400
-  _globals['_PACKAGEWRITTEN']._serialized_start=1403
-  _globals['_PACKAGEWRITTEN']._serialized_end=1551
-  _globals['_PACKAGEWRITTEN_METRICSENTRY']._serialized_start=1354
-  _globals['_PACKAGEWRITTEN_METRICSENTRY']._serialized_end=1400
-  _globals['_RANKFAILURE']._serialized_start=1553
-  _globals['_RANKFAILURE']._serialized_end=1620
-  _globals['_REPORTRUNRESPONSE']._serialized_start=1623
-  _globals['_REPORTRUNRESPONSE']._serialized_end=1758
-  _globals['_REFUSEDEVENT']._serialized_start=1760
-  _globals['_REFUSEDEVENT']._serialized_end=1825
-  _globals['_RUNREPORTSERVICE']._serialized_start=1828
-  _globals['_RUNREPORTSERVICE']._serialized_end=2056
+  _globals['_STARTRUNRESPONSE']._serialized_start=218
+  _globals['_STARTRUNRESPONSE']._serialized_end=458
+  _globals['_RUNCODE']._serialized_start=461
+  _globals['_RUNCODE']._serialized_end=719
+  _globals['_RUNCODE_ENVIRONMENTENTRY']._serialized_start=669
+  _globals['_RUNCODE_ENVIRONMENTENTRY']._serialized_end=719
+  _globals['_REPORTRUNREQUEST']._serialized_start=721
+  _globals['_REPORTRUNREQUEST']._serialized_end=832
+  _globals['_RUNEVENT']._serialized_start=835
+  _globals['_RUNEVENT']._serialized_end=1280
+  _globals['_RANKPACE']._serialized_start=1282
+  _globals['_RANKPACE']._serialized_end=1352
+  _globals['_OUTPUTLINE']._serialized_start=1354
+  _globals['_OUTPUTLINE']._serialized_end=1399
+  _globals['_MEASUREMENT']._serialized_start=1402
+  _globals['_MEASUREMENT']._serialized_end=1591
+  _globals['_MEASUREMENT_VALUESENTRY']._serialized_start=1546
+  _globals['_MEASUREMENT_VALUESENTRY']._serialized_end=1591
+  _globals['_CHECKPOINTWRITTEN']._serialized_start=1594
+  _globals['_CHECKPOINTWRITTEN']._serialized_end=1762
+  _globals['_CHECKPOINTWRITTEN_METRICSENTRY']._serialized_start=1716
+  _globals['_CHECKPOINTWRITTEN_METRICSENTRY']._serialized_end=1762
+  _globals['_PACKAGEWRITTEN']._serialized_start=1765
+  _globals['_PACKAGEWRITTEN']._serialized_end=1913
+  _globals['_PACKAGEWRITTEN_METRICSENTRY']._serialized_start=1716
+  _globals['_PACKAGEWRITTEN_METRICSENTRY']._serialized_end=1762
+  _globals['_RANKFAILURE']._serialized_start=1916
+  _globals['_RANKFAILURE']._serialized_end=2076
+  _globals['_REPORTRUNRESPONSE']._serialized_start=2079
+  _globals['_REPORTRUNRESPONSE']._serialized_end=2214
+  _globals['_REFUSEDEVENT']._serialized_start=2216
+  _globals['_REFUSEDEVENT']._serialized_end=2281
+  _globals['_RUNREPORTSERVICE']._serialized_start=2284
+  _globals['_RUNREPORTSERVICE']._serialized_end=2512
 # @@protoc_insertion_point(module_scope)

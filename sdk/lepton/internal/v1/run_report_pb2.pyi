@@ -62,13 +62,33 @@ class StartRunResponse(_message.Message):
     SPEC_JSON_FIELD_NUMBER: _builtins.int
     RESUME_MANIFEST_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
+    OLDER_MANIFESTS_FIELD_NUMBER: _builtins.int
+    PARALLELISM_JSON_FIELD_NUMBER: _builtins.int
+    HANG_TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    PREFLIGHT_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    CPU_MILLI_FIELD_NUMBER: _builtins.int
     spec_json: _builtins.str
     """The specification, as JSON."""
     resume_manifest: _builtins.str
     """Digest of the manifest of the checkpoint to go on from; empty = from the beginning."""
+    parallelism_json: _builtins.str
+    """The job's Parallelism, as JSON (proto3 JSON mapping); empty = data-parallel. The ranks read it from LEPTON_PARALLELISM."""
+    hang_timeout_s: _builtins.float
+    """Seconds without a step after which a rank is taken to hang; 0 = the agent's default."""
+    preflight: _builtins.bool
+    """Whether the ranks check their collectives before the first step."""
+    memory_bytes: _builtins.int
+    """Bytes of memory that each rank may use; 0 = no limit."""
+    cpu_milli: _builtins.int
+    """Thousandths of a core that each rank is given; 0 = not said."""
     @_builtins.property
     def code(self) -> Global___RunCode:
         """The code to run instead of the built-in program; unset for a recipe."""
+
+    @_builtins.property
+    def older_manifests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests of the manifests of the checkpoints before that one, the newest first, for when it cannot be read."""
 
     def __init__(
         self,
@@ -76,10 +96,16 @@ class StartRunResponse(_message.Message):
         spec_json: _builtins.str = ...,
         resume_manifest: _builtins.str = ...,
         code: Global___RunCode | None = ...,
+        older_manifests: _abc.Iterable[_builtins.str] | None = ...,
+        parallelism_json: _builtins.str = ...,
+        hang_timeout_s: _builtins.float = ...,
+        preflight: _builtins.bool = ...,
+        memory_bytes: _builtins.int = ...,
+        cpu_milli: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "resume_manifest", b"resume_manifest", "spec_json", b"spec_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "cpu_milli", b"cpu_milli", "hang_timeout_s", b"hang_timeout_s", "memory_bytes", b"memory_bytes", "older_manifests", b"older_manifests", "parallelism_json", b"parallelism_json", "preflight", b"preflight", "resume_manifest", b"resume_manifest", "spec_json", b"spec_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -115,10 +141,22 @@ class RunCode(_message.Message):
     ENTRY_POINT_FIELD_NUMBER: _builtins.int
     ARGV_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    MODULE_FIELD_NUMBER: _builtins.int
+    WORKING_DIRECTORY_FIELD_NUMBER: _builtins.int
+    REQUIREMENTS_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """Digest of the archive."""
     entry_point: _builtins.str
     """The script, relative to the archive's root."""
+    module: _builtins.str
+    """The module to run instead of a script."""
+    working_directory: _builtins.str
+    """Where it runs, relative to the archive's root."""
+    requirements: _builtins.str
+    """The file of its requirements, relative to the archive's root; empty = none."""
+    data: _builtins.str
+    """Digest of the data that lies at LEPTON_DATA while it runs; empty = none."""
     @_builtins.property
     def argv(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Its arguments."""
@@ -134,10 +172,14 @@ class RunCode(_message.Message):
         entry_point: _builtins.str = ...,
         argv: _abc.Iterable[_builtins.str] | None = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        module: _builtins.str = ...,
+        working_directory: _builtins.str = ...,
+        requirements: _builtins.str = ...,
+        data: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "digest", b"digest", "entry_point", b"entry_point", "environment", b"environment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "data", b"data", "digest", b"digest", "entry_point", b"entry_point", "environment", b"environment", "module", b"module", "requirements", b"requirements", "working_directory", b"working_directory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -193,10 +235,14 @@ class RunEvent(_message.Message):
     PACKAGE_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FAILED_FIELD_NUMBER: _builtins.int
+    PACE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Rises by one within (job, generation, rank)."""
     phase: _builtins.str
     """The rank's phase has changed, for example `training`."""
+    checkpoint_failed: _builtins.str
+    """A checkpoint could not be written, and why; the ones before it stand."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was seen."""
@@ -221,6 +267,10 @@ class RunEvent(_message.Message):
     def failure(self) -> Global___RankFailure:
         """The rank has failed."""
 
+    @_builtins.property
+    def pace(self) -> Global___RankPace:
+        """How fast the rank steps; sent every few seconds while it does."""
+
     def __init__(
         self,
         *,
@@ -232,16 +282,52 @@ class RunEvent(_message.Message):
         package: Global___PackageWritten | None = ...,
         phase: _builtins.str = ...,
         failure: Global___RankFailure | None = ...,
+        checkpoint_failed: _builtins.str = ...,
+        pace: Global___RankPace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "event", b"event", "failure", b"failure", "measurement", b"measurement", "output", b"output", "package", b"package", "phase", b"phase", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "event", b"event", "failure", b"failure", "measurement", b"measurement", "output", b"output", "pace", b"pace", "package", b"package", "phase", b"phase", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "event", b"event", "failure", b"failure", "measurement", b"measurement", "output", b"output", "package", b"package", "phase", b"phase", "sequence", b"sequence", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checkpoint_failed", b"checkpoint_failed", "event", b"event", "failure", b"failure", "measurement", b"measurement", "output", b"output", "pace", b"pace", "package", b"package", "phase", b"phase", "sequence", b"sequence", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["output", "measurement", "checkpoint", "package", "phase", "failure"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["output", "measurement", "checkpoint", "package", "phase", "failure", "checkpoint_failed", "pace"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___RunEvent: _TypeAlias = RunEvent  # noqa: Y015
+
+@_typing.final
+class RankPace(_message.Message):
+    """How fast a rank steps, over the last few seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    STEP_S_FIELD_NUMBER: _builtins.int
+    BUSY_S_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """Its newest step."""
+    step_s: _builtins.float
+    """Seconds a step, of which not more was waiting for other ranks than the rest."""
+    busy_s: _builtins.float
+    """Seconds a step that the rank itself computed, without waiting for others; 0 = not known."""
+    node: _builtins.str
+    """The rank's node."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        step_s: _builtins.float = ...,
+        busy_s: _builtins.float = ...,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_s", b"busy_s", "node", b"node", "step", b"step", "step_s", b"step_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankPace: _TypeAlias = RankPace  # noqa: Y015
 
 @_typing.final
 class OutputLine(_message.Message):
@@ -438,13 +524,31 @@ class RankFailure(_message.Message):
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     LOG_TAIL_FIELD_NUMBER: _builtins.int
+    CLASS_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    SUSPECTS_FIELD_NUMBER: _builtins.int
+    WAITED_FIELD_NUMBER: _builtins.int
     exit_code: _builtins.int
     """Its exit code; minus the signal's number when a signal ended it."""
     message: _builtins.str
     """The last line of its traceback, or what the agent saw."""
+    node: _builtins.str
+    """Its node."""
+    advice: _builtins.str
+    """What to do about it."""
+    step: _builtins.int
+    """The newest step that it had reached."""
+    waited: _builtins.bool
+    """It waited for others when it failed."""
     @_builtins.property
     def log_tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Its last lines of output."""
+
+    @_builtins.property
+    def suspects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The ranks that are at fault as it sees it; empty = itself."""
 
     def __init__(
         self,
@@ -452,10 +556,15 @@ class RankFailure(_message.Message):
         exit_code: _builtins.int = ...,
         message: _builtins.str = ...,
         log_tail: _abc.Iterable[_builtins.str] | None = ...,
+        node: _builtins.str = ...,
+        advice: _builtins.str = ...,
+        step: _builtins.int = ...,
+        suspects: _abc.Iterable[_builtins.int] | None = ...,
+        waited: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit_code", b"exit_code", "log_tail", b"log_tail", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "class", b"class", "exit_code", b"exit_code", "log_tail", b"log_tail", "message", b"message", "node", b"node", "step", b"step", "suspects", b"suspects", "waited", b"waited"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

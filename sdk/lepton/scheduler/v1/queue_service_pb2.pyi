@@ -375,6 +375,87 @@ class ListFloatingResourcesResponse(_message.Message):
 Global___ListFloatingResourcesResponse: _TypeAlias = ListFloatingResourcesResponse  # noqa: Y015
 
 @_typing.final
+class WatchFloatingResourcesRequest(_message.Message):
+    """Asks to follow the floating resources."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Send only what changed after this revision; 0 = first everything as it is."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchFloatingResourcesRequest: _TypeAlias = WatchFloatingResourcesRequest  # noqa: Y015
+
+@_typing.final
+class WatchFloatingResourcesResponse(_message.Message):
+    """One change of a floating resource."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Event:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _EventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WatchFloatingResourcesResponse._Event.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        EVENT_UNSPECIFIED: WatchFloatingResourcesResponse._Event.ValueType  # 0
+        """Not set."""
+        CHANGED: WatchFloatingResourcesResponse._Event.ValueType  # 1
+        """It exists, or has changed."""
+        DELETED: WatchFloatingResourcesResponse._Event.ValueType  # 2
+        """It is gone; only its name is set."""
+        BOOKMARK: WatchFloatingResourcesResponse._Event.ValueType  # 3
+        """Nothing happened; the revision is to resume from. The first one ends the initial state."""
+
+    class Event(_Event, metaclass=_EventEnumTypeWrapper):
+        """What happened."""
+
+    EVENT_UNSPECIFIED: WatchFloatingResourcesResponse.Event.ValueType  # 0
+    """Not set."""
+    CHANGED: WatchFloatingResourcesResponse.Event.ValueType  # 1
+    """It exists, or has changed."""
+    DELETED: WatchFloatingResourcesResponse.Event.ValueType  # 2
+    """It is gone; only its name is set."""
+    BOOKMARK: WatchFloatingResourcesResponse.Event.ValueType  # 3
+    """Nothing happened; the revision is to resume from. The first one ends the initial state."""
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    FLOATING_RESOURCE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    event: Global___WatchFloatingResourcesResponse.Event.ValueType
+    """What happened."""
+    revision: _builtins.int
+    """To resume from."""
+    @_builtins.property
+    def floating_resource(self) -> _queue_pb2.FloatingResource:
+        """What it is about."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___WatchFloatingResourcesResponse.Event.ValueType = ...,
+        floating_resource: _queue_pb2.FloatingResource | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["floating_resource", b"floating_resource"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "floating_resource", b"floating_resource", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchFloatingResourcesResponse: _TypeAlias = WatchFloatingResourcesResponse  # noqa: Y015
+
+@_typing.final
 class UpdateFloatingResourceRequest(_message.Message):
     """Asks to change a floating resource."""
 

@@ -82,6 +82,11 @@ class QueueServiceStub:
                 request_serializer=lepton_dot_scheduler_dot_v1_dot_queue__service__pb2.ListFloatingResourcesRequest.SerializeToString,
                 response_deserializer=lepton_dot_scheduler_dot_v1_dot_queue__service__pb2.ListFloatingResourcesResponse.FromString,
                 _registered_method=True)
+        self.WatchFloatingResources = channel.unary_stream(
+                '/lepton.scheduler.v1.QueueService/WatchFloatingResources',
+                request_serializer=lepton_dot_scheduler_dot_v1_dot_queue__service__pb2.WatchFloatingResourcesRequest.SerializeToString,
+                response_deserializer=lepton_dot_scheduler_dot_v1_dot_queue__service__pb2.WatchFloatingResourcesResponse.FromString,
+                _registered_method=True)
         self.UpdateFloatingResource = channel.unary_unary(
                 '/lepton.scheduler.v1.QueueService/UpdateFloatingResource',
                 request_serializer=lepton_dot_scheduler_dot_v1_dot_queue__service__pb2.UpdateFloatingResourceRequest.SerializeToString,
@@ -161,6 +166,13 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchFloatingResources(self, request, context):
+        """Streams the floating resources as they are, then every change of their capacity. What is in use is as of the message.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateFloatingResource(self, request, context):
         """Changes a floating resource.
         """
@@ -222,6 +234,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.ListFloatingResources,
                     request_deserializer=lepton_dot_scheduler_dot_v1_dot_queue__service__pb2.ListFloatingResourcesRequest.FromString,
                     response_serializer=lepton_dot_scheduler_dot_v1_dot_queue__service__pb2.ListFloatingResourcesResponse.SerializeToString,
+            ),
+            'WatchFloatingResources': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchFloatingResources,
+                    request_deserializer=lepton_dot_scheduler_dot_v1_dot_queue__service__pb2.WatchFloatingResourcesRequest.FromString,
+                    response_serializer=lepton_dot_scheduler_dot_v1_dot_queue__service__pb2.WatchFloatingResourcesResponse.SerializeToString,
             ),
             'UpdateFloatingResource': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateFloatingResource,
@@ -478,6 +495,33 @@ class QueueService:
             '/lepton.scheduler.v1.QueueService/ListFloatingResources',
             lepton_dot_scheduler_dot_v1_dot_queue__service__pb2.ListFloatingResourcesRequest.SerializeToString,
             lepton_dot_scheduler_dot_v1_dot_queue__service__pb2.ListFloatingResourcesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchFloatingResources(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lepton.scheduler.v1.QueueService/WatchFloatingResources',
+            lepton_dot_scheduler_dot_v1_dot_queue__service__pb2.WatchFloatingResourcesRequest.SerializeToString,
+            lepton_dot_scheduler_dot_v1_dot_queue__service__pb2.WatchFloatingResourcesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,8 @@ class QueueServiceStub:
     """Reads a floating resource."""
     ListFloatingResources: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListFloatingResourcesRequest, _queue_service_pb2.ListFloatingResourcesResponse]
     """Lists floating resources."""
+    WatchFloatingResources: _grpc.UnaryStreamMultiCallable[_queue_service_pb2.WatchFloatingResourcesRequest, _queue_service_pb2.WatchFloatingResourcesResponse]
+    """Streams the floating resources as they are, then every change of their capacity. What is in use is as of the message."""
     UpdateFloatingResource: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.UpdateFloatingResourceRequest, _queue_pb2.FloatingResource]
     """Changes a floating resource."""
     DeleteFloatingResource: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.DeleteFloatingResourceRequest, _empty_pb2.Empty]
@@ -81,6 +83,8 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """Reads a floating resource."""
     ListFloatingResources: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListFloatingResourcesRequest, _queue_service_pb2.ListFloatingResourcesResponse]  # type: ignore[assignment]
     """Lists floating resources."""
+    WatchFloatingResources: _aio.UnaryStreamMultiCallable[_queue_service_pb2.WatchFloatingResourcesRequest, _queue_service_pb2.WatchFloatingResourcesResponse]  # type: ignore[assignment]
+    """Streams the floating resources as they are, then every change of their capacity. What is in use is as of the message."""
     UpdateFloatingResource: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.UpdateFloatingResourceRequest, _queue_pb2.FloatingResource]  # type: ignore[assignment]
     """Changes a floating resource."""
     DeleteFloatingResource: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.DeleteFloatingResourceRequest, _empty_pb2.Empty]  # type: ignore[assignment]
@@ -160,6 +164,14 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ListFloatingResourcesResponse, _abc.Awaitable[_queue_service_pb2.ListFloatingResourcesResponse]]:
         """Lists floating resources."""
+
+    @_abc_1.abstractmethod
+    def WatchFloatingResources(
+        self,
+        request: _queue_service_pb2.WatchFloatingResourcesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_queue_service_pb2.WatchFloatingResourcesResponse], _abc.AsyncIterator[_queue_service_pb2.WatchFloatingResourcesResponse]]:
+        """Streams the floating resources as they are, then every change of their capacity. What is in use is as of the message."""
 
     @_abc_1.abstractmethod
     def UpdateFloatingResource(

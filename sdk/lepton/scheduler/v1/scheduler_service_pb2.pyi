@@ -133,6 +133,87 @@ class ListPoolsResponse(_message.Message):
 Global___ListPoolsResponse: _TypeAlias = ListPoolsResponse  # noqa: Y015
 
 @_typing.final
+class WatchPoolsRequest(_message.Message):
+    """Asks to follow the pools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Send only what changed after this revision; 0 = first everything as it is."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPoolsRequest: _TypeAlias = WatchPoolsRequest  # noqa: Y015
+
+@_typing.final
+class WatchPoolsResponse(_message.Message):
+    """One change of a pool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Event:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _EventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WatchPoolsResponse._Event.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        EVENT_UNSPECIFIED: WatchPoolsResponse._Event.ValueType  # 0
+        """Not set."""
+        CHANGED: WatchPoolsResponse._Event.ValueType  # 1
+        """It exists, or has changed."""
+        DELETED: WatchPoolsResponse._Event.ValueType  # 2
+        """It is gone; only its name is set."""
+        BOOKMARK: WatchPoolsResponse._Event.ValueType  # 3
+        """Nothing happened; the revision is to resume from. The first one ends the initial state."""
+
+    class Event(_Event, metaclass=_EventEnumTypeWrapper):
+        """What happened."""
+
+    EVENT_UNSPECIFIED: WatchPoolsResponse.Event.ValueType  # 0
+    """Not set."""
+    CHANGED: WatchPoolsResponse.Event.ValueType  # 1
+    """It exists, or has changed."""
+    DELETED: WatchPoolsResponse.Event.ValueType  # 2
+    """It is gone; only its name is set."""
+    BOOKMARK: WatchPoolsResponse.Event.ValueType  # 3
+    """Nothing happened; the revision is to resume from. The first one ends the initial state."""
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    event: Global___WatchPoolsResponse.Event.ValueType
+    """What happened."""
+    revision: _builtins.int
+    """To resume from."""
+    @_builtins.property
+    def pool(self) -> _pool_pb2.Pool:
+        """What it is about."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___WatchPoolsResponse.Event.ValueType = ...,
+        pool: _pool_pb2.Pool | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "pool", b"pool", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPoolsResponse: _TypeAlias = WatchPoolsResponse  # noqa: Y015
+
+@_typing.final
 class UpdatePoolRequest(_message.Message):
     """Asks to change a pool."""
 

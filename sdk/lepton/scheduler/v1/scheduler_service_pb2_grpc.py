@@ -54,6 +54,11 @@ class SchedulerServiceStub:
                 request_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListPoolsRequest.SerializeToString,
                 response_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListPoolsResponse.FromString,
                 _registered_method=True)
+        self.WatchPools = channel.unary_stream(
+                '/lepton.scheduler.v1.SchedulerService/WatchPools',
+                request_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchPoolsRequest.SerializeToString,
+                response_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchPoolsResponse.FromString,
+                _registered_method=True)
         self.UpdatePool = channel.unary_unary(
                 '/lepton.scheduler.v1.SchedulerService/UpdatePool',
                 request_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdatePoolRequest.SerializeToString,
@@ -156,6 +161,13 @@ class SchedulerServiceServicer:
 
     def ListPools(self, request, context):
         """Lists pools.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchPools(self, request, context):
+        """Streams the pools as they are, then every change of what is set on them. What their nodes have is as of the message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -294,6 +306,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.ListPools,
                     request_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListPoolsRequest.FromString,
                     response_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListPoolsResponse.SerializeToString,
+            ),
+            'WatchPools': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchPools,
+                    request_deserializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchPoolsRequest.FromString,
+                    response_serializer=lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchPoolsResponse.SerializeToString,
             ),
             'UpdatePool': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdatePool,
@@ -458,6 +475,33 @@ class SchedulerService:
             '/lepton.scheduler.v1.SchedulerService/ListPools',
             lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListPoolsRequest.SerializeToString,
             lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListPoolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchPools(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lepton.scheduler.v1.SchedulerService/WatchPools',
+            lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchPoolsRequest.SerializeToString,
+            lepton_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchPoolsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,8 @@ class SchedulerServiceStub:
     """Reads a pool."""
     ListPools: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListPoolsRequest, _scheduler_service_pb2.ListPoolsResponse]
     """Lists pools."""
+    WatchPools: _grpc.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchPoolsRequest, _scheduler_service_pb2.WatchPoolsResponse]
+    """Streams the pools as they are, then every change of what is set on them. What their nodes have is as of the message."""
     UpdatePool: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.UpdatePoolRequest, _pool_pb2.Pool]
     """Changes a pool's class, labels, display name or membership rule."""
     DeletePool: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeletePoolRequest, _empty_pb2.Empty]
@@ -95,6 +97,8 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """Reads a pool."""
     ListPools: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListPoolsRequest, _scheduler_service_pb2.ListPoolsResponse]  # type: ignore[assignment]
     """Lists pools."""
+    WatchPools: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchPoolsRequest, _scheduler_service_pb2.WatchPoolsResponse]  # type: ignore[assignment]
+    """Streams the pools as they are, then every change of what is set on them. What their nodes have is as of the message."""
     UpdatePool: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.UpdatePoolRequest, _pool_pb2.Pool]  # type: ignore[assignment]
     """Changes a pool's class, labels, display name or membership rule."""
     DeletePool: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeletePoolRequest, _empty_pb2.Empty]  # type: ignore[assignment]
@@ -162,6 +166,14 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_service_pb2.ListPoolsResponse, _abc.Awaitable[_scheduler_service_pb2.ListPoolsResponse]]:
         """Lists pools."""
+
+    @_abc_1.abstractmethod
+    def WatchPools(
+        self,
+        request: _scheduler_service_pb2.WatchPoolsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_scheduler_service_pb2.WatchPoolsResponse], _abc.AsyncIterator[_scheduler_service_pb2.WatchPoolsResponse]]:
+        """Streams the pools as they are, then every change of what is set on them. What their nodes have is as of the message."""
 
     @_abc_1.abstractmethod
     def UpdatePool(

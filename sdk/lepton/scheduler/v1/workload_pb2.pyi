@@ -312,6 +312,9 @@ class Workload(_message.Message):
     THROUGHPUT_FIELD_NUMBER: _builtins.int
     ASSIGN_TIME_FIELD_NUMBER: _builtins.int
     GRANTED_FIELD_NUMBER: _builtins.int
+    ARRAY_FIELD_NUMBER: _builtins.int
+    RESTART_POLICY_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/workloads/{workload}`."""
     uid: _builtins.str
@@ -418,6 +421,18 @@ class Workload(_message.Message):
     def granted(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """How many slices of each group it is held to after it gave some up, by group; empty = as many as it wants."""
 
+    @_builtins.property
+    def array(self) -> Global___TaskArray:
+        """It is an array: its one group's slices are tasks, of which `max_count` may run at once (0 = as many as there is room for)."""
+
+    @_builtins.property
+    def restart_policy(self) -> Global___RestartPolicy:
+        """What each class of failure may cost a gang (TRAINING); unset = `max_restarts` for all that its own program does."""
+
+    @_builtins.property
+    def failures(self) -> Global___FailureRecord:
+        """What has failed so far."""
+
     def __init__(
         self,
         *,
@@ -457,14 +472,322 @@ class Workload(_message.Message):
         throughput: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
         assign_time: _timestamp_pb2.Timestamp | None = ...,
         granted: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        array: Global___TaskArray | None = ...,
+        restart_policy: Global___RestartPolicy | None = ...,
+        failures: Global___FailureRecord | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assign_time", b"assign_time", "checkpoint_time", b"checkpoint_time", "create_time", b"create_time", "end_time", b"end_time", "quota_reserve_time", b"quota_reserve_time", "start_time", b"start_time", "topology", b"topology", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["array", b"array", "assign_time", b"assign_time", "checkpoint_time", b"checkpoint_time", "create_time", b"create_time", "end_time", b"end_time", "failures", b"failures", "quota_reserve_time", b"quota_reserve_time", "restart_policy", b"restart_policy", "start_time", b"start_time", "topology", b"topology", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission_checks", b"admission_checks", "assign_time", b"assign_time", "checkpoint_time", b"checkpoint_time", "create_time", b"create_time", "disable_preemption", b"disable_preemption", "end_time", b"end_time", "etag", b"etag", "expected_duration_s", b"expected_duration_s", "floating_resources", b"floating_resources", "generation", b"generation", "granted", b"granted", "groups", b"groups", "hold", b"hold", "kind", b"kind", "max_restarts", b"max_restarts", "message", b"message", "name", b"name", "node_selector", b"node_selector", "owner", b"owner", "pending_reason", b"pending_reason", "pools", b"pools", "preemptions", b"preemptions", "priority", b"priority", "queue", b"queue", "quota_reserve_time", b"quota_reserve_time", "restarts", b"restarts", "slices", b"slices", "spread", b"spread", "start_time", b"start_time", "state", b"state", "throughput", b"throughput", "tolerations", b"tolerations", "topology", b"topology", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission_checks", b"admission_checks", "array", b"array", "assign_time", b"assign_time", "checkpoint_time", b"checkpoint_time", "create_time", b"create_time", "disable_preemption", b"disable_preemption", "end_time", b"end_time", "etag", b"etag", "expected_duration_s", b"expected_duration_s", "failures", b"failures", "floating_resources", b"floating_resources", "generation", b"generation", "granted", b"granted", "groups", b"groups", "hold", b"hold", "kind", b"kind", "max_restarts", b"max_restarts", "message", b"message", "name", b"name", "node_selector", b"node_selector", "owner", b"owner", "pending_reason", b"pending_reason", "pools", b"pools", "preemptions", b"preemptions", "priority", b"priority", "queue", b"queue", "quota_reserve_time", b"quota_reserve_time", "restart_policy", b"restart_policy", "restarts", b"restarts", "slices", b"slices", "spread", b"spread", "start_time", b"start_time", "state", b"state", "throughput", b"throughput", "tolerations", b"tolerations", "topology", b"topology", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Workload: _TypeAlias = Workload  # noqa: Y015
+
+@_typing.final
+class RestartPolicy(_message.Message):
+    """What each class of failure may cost. The classes are the owner's, but for NODE_LOST and PREEMPTED, which cost nothing unless
+    a rule says otherwise.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Rule(_message.Message):
+        """What follows a failure of one class."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FAILURE_CLASS_FIELD_NUMBER: _builtins.int
+        MAX_RESTARTS_FIELD_NUMBER: _builtins.int
+        BACKOFF_S_FIELD_NUMBER: _builtins.int
+        AVOID_NODE_FIELD_NUMBER: _builtins.int
+        STOP_REPEATED_FIELD_NUMBER: _builtins.int
+        failure_class: _builtins.str
+        """The class, for example `OOM_DEVICE`."""
+        max_restarts: _builtins.int
+        """How often it may restart the gang, counted by itself; unset = within `max_restarts`, with the others that say nothing."""
+        backoff_s: _builtins.float
+        """Seconds before the first restart, doubled with each that got no further; unset = 0, 1, 2, 4 .. 60."""
+        avoid_node: _builtins.bool
+        """The nodes where it happened are left out as long as it fits elsewhere."""
+        stop_repeated: _builtins.bool
+        """The same failure at the same step twice in a row ends it: it would come again."""
+        def __init__(
+            self,
+            *,
+            failure_class: _builtins.str = ...,
+            max_restarts: _builtins.int | None = ...,
+            backoff_s: _builtins.float | None = ...,
+            avoid_node: _builtins.bool = ...,
+            stop_repeated: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_backoff_s", b"_backoff_s", "_max_restarts", b"_max_restarts", "backoff_s", b"backoff_s", "max_restarts", b"max_restarts"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_backoff_s", b"_backoff_s", "_max_restarts", b"_max_restarts", "avoid_node", b"avoid_node", "backoff_s", b"backoff_s", "failure_class", b"failure_class", "max_restarts", b"max_restarts", "stop_repeated", b"stop_repeated"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__backoff_s: _TypeAlias = _typing.Literal["backoff_s"]  # noqa: Y015
+        _WhichOneofArgType__backoff_s: _TypeAlias = _typing.Literal["_backoff_s", b"_backoff_s"]  # noqa: Y015
+        _WhichOneofReturnType__max_restarts: _TypeAlias = _typing.Literal["max_restarts"]  # noqa: Y015
+        _WhichOneofArgType__max_restarts: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts"]  # noqa: Y015
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__backoff_s) -> _WhichOneofReturnType__backoff_s | None: ...
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__max_restarts) -> _WhichOneofReturnType__max_restarts | None: ...
+
+    RULES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___RestartPolicy.Rule]:
+        """By class."""
+
+    def __init__(
+        self,
+        *,
+        rules: _abc.Iterable[Global___RestartPolicy.Rule] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestartPolicy: _TypeAlias = RestartPolicy  # noqa: Y015
+
+@_typing.final
+class FailureRecord(_message.Message):
+    """What has failed of a gang so far, and how the last of its generations that broke did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RestartsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RESTARTS_FIELD_NUMBER: _builtins.int
+    AVOIDED_NODES_FIELD_NUMBER: _builtins.int
+    FAILURE_CLASS_FIELD_NUMBER: _builtins.int
+    SLICE_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    EXIT_CODE_FIELD_NUMBER: _builtins.int
+    STREAK_FIELD_NUMBER: _builtins.int
+    BACKOFF_S_FIELD_NUMBER: _builtins.int
+    FURTHEST_STEP_FIELD_NUMBER: _builtins.int
+    failure_class: _builtins.str
+    """The class of the last."""
+    slice: _builtins.int
+    """The slice that is to blame."""
+    node: _builtins.str
+    """Its node."""
+    generation: _builtins.int
+    """The generation that it ended."""
+    message: _builtins.str
+    """What was said of it."""
+    step: _builtins.int
+    """The newest step that was reached in it; 0 = none is known."""
+    exit_code: _builtins.int
+    """The slice's exit code."""
+    streak: _builtins.int
+    """How many in a row got no further than the one before."""
+    backoff_s: _builtins.float
+    """Seconds that it waits after it."""
+    furthest_step: _builtins.int
+    """The furthest step of all."""
+    @_builtins.property
+    def restarts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How often it was restarted, by class."""
+
+    @_builtins.property
+    def avoided_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The nodes that it leaves out while it fits elsewhere, the newest last."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was noticed."""
+
+    def __init__(
+        self,
+        *,
+        restarts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        avoided_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        failure_class: _builtins.str = ...,
+        slice: _builtins.int = ...,
+        node: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        message: _builtins.str = ...,
+        step: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        exit_code: _builtins.int = ...,
+        streak: _builtins.int = ...,
+        backoff_s: _builtins.float = ...,
+        furthest_step: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avoided_nodes", b"avoided_nodes", "backoff_s", b"backoff_s", "exit_code", b"exit_code", "failure_class", b"failure_class", "furthest_step", b"furthest_step", "generation", b"generation", "message", b"message", "node", b"node", "restarts", b"restarts", "slice", b"slice", "step", b"step", "streak", b"streak", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailureRecord: _TypeAlias = FailureRecord  # noqa: Y015
+
+@_typing.final
+class SliceFailure(_message.Message):
+    """How a slice failed, as its agent judges it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAILURE_CLASS_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    SUSPECTS_FIELD_NUMBER: _builtins.int
+    WAITED_FIELD_NUMBER: _builtins.int
+    failure_class: _builtins.str
+    """The class."""
+    step: _builtins.int
+    """The newest step that it had reached."""
+    waited: _builtins.bool
+    """It waited for others when it failed."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was noticed."""
+
+    @_builtins.property
+    def suspects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The slices that are at fault as it sees it; empty = itself."""
+
+    def __init__(
+        self,
+        *,
+        failure_class: _builtins.str = ...,
+        step: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        suspects: _abc.Iterable[_builtins.int] | None = ...,
+        waited: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure_class", b"failure_class", "step", b"step", "suspects", b"suspects", "time", b"time", "waited", b"waited"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SliceFailure: _TypeAlias = SliceFailure  # noqa: Y015
+
+@_typing.final
+class TaskArray(_message.Message):
+    """Many tasks that are alike but for their index: each is placed, runs, ends and is tried again by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Failure(_message.Message):
+        """One task that has failed for good."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        INDEX_FIELD_NUMBER: _builtins.int
+        EXIT_CODE_FIELD_NUMBER: _builtins.int
+        MESSAGE_FIELD_NUMBER: _builtins.int
+        NODE_FIELD_NUMBER: _builtins.int
+        index: _builtins.int
+        """Its index."""
+        exit_code: _builtins.int
+        """Its exit code; minus the signal's number when a signal ended it."""
+        message: _builtins.str
+        """How it ended, in words."""
+        node: _builtins.str
+        """The node it ran on last."""
+        def __init__(
+            self,
+            *,
+            index: _builtins.int = ...,
+            exit_code: _builtins.int = ...,
+            message: _builtins.str = ...,
+            node: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["exit_code", b"exit_code", "index", b"index", "message", b"message", "node", b"node"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TASK_COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    FAILED_RUNS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    PLACED_FIELD_NUMBER: _builtins.int
+    RETURNED_FIELD_NUMBER: _builtins.int
+    task_count: _builtins.int
+    """How many tasks there are."""
+    first_index: _builtins.int
+    """The index of the first; the others follow it."""
+    waiting: _builtins.int
+    """Tasks that wait for a place, or to be tried again."""
+    running: _builtins.int
+    """Tasks that have a place."""
+    succeeded: _builtins.int
+    """Tasks that have ended well."""
+    failed: _builtins.int
+    """Tasks that have failed for good."""
+    placed: _builtins.int
+    """How many have had a place, counted from the first; those after them have never had one."""
+    @_builtins.property
+    def failed_runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The indices of those that have failed for good, as runs: an index and how many follow it, itself included, in turns."""
+
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskArray.Failure]:
+        """The first of those that have failed for good, with how."""
+
+    @_builtins.property
+    def returned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of those that have had a place and have not ended for good: a position, counted from 0, and how often it has failed, in
+        turns. Left out are those that run and have never failed.
+        """
+
+    def __init__(
+        self,
+        *,
+        task_count: _builtins.int = ...,
+        first_index: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        running: _builtins.int = ...,
+        succeeded: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        failed_runs: _abc.Iterable[_builtins.int] | None = ...,
+        failures: _abc.Iterable[Global___TaskArray.Failure] | None = ...,
+        placed: _builtins.int = ...,
+        returned: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "failed_runs", b"failed_runs", "failures", b"failures", "first_index", b"first_index", "placed", b"placed", "returned", b"returned", "running", b"running", "succeeded", b"succeeded", "task_count", b"task_count", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskArray: _TypeAlias = TaskArray  # noqa: Y015
 
 @_typing.final
 class Toleration(_message.Message):
@@ -746,6 +1069,7 @@ class Slice(_message.Message):
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Its index in the gang, from 0."""
     group: _builtins.str
@@ -770,6 +1094,10 @@ class Slice(_message.Message):
     def outputs(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What it produced, by name: the digests of artifacts."""
 
+    @_builtins.property
+    def failure(self) -> Global___SliceFailure:
+        """How it failed, when it did and its agent could tell."""
+
     def __init__(
         self,
         *,
@@ -782,10 +1110,11 @@ class Slice(_message.Message):
         exit_code: _builtins.int = ...,
         endpoints: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         outputs: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        failure: Global___SliceFailure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "endpoints", b"endpoints", "exit_code", b"exit_code", "group", b"group", "index", b"index", "message", b"message", "node", b"node", "outputs", b"outputs", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "endpoints", b"endpoints", "exit_code", b"exit_code", "failure", b"failure", "group", b"group", "index", b"index", "message", b"message", "node", b"node", "outputs", b"outputs", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

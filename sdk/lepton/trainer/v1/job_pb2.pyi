@@ -5,7 +5,9 @@ Training jobs."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -184,6 +186,10 @@ class Job(_message.Message):
     NODE_SELECTOR_FIELD_NUMBER: _builtins.int
     TOLERATED_TAINTS_FIELD_NUMBER: _builtins.int
     DISABLE_PREEMPTION_FIELD_NUMBER: _builtins.int
+    PARALLELISM_FIELD_NUMBER: _builtins.int
+    FAILURE_POLICY_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    STRAGGLERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/jobs/{job}`."""
     uid: _builtins.str
@@ -288,6 +294,22 @@ class Job(_message.Message):
     def tolerated_taints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The keys of the taints that it tolerates."""
 
+    @_builtins.property
+    def parallelism(self) -> Global___Parallelism:
+        """How its ranks divide the model and the data among them; unset = data-parallel."""
+
+    @_builtins.property
+    def failure_policy(self) -> Global___FailurePolicy:
+        """What each kind of failure may cost, and how it is noticed; unset = the defaults."""
+
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobError]:
+        """Every failure so far, the newest last; of more than 32 the oldest are forgotten."""
+
+    @_builtins.property
+    def stragglers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Straggler]:
+        """Ranks that are slower than the others now, the slowest first."""
+
     def __init__(
         self,
         *,
@@ -326,10 +348,14 @@ class Job(_message.Message):
         node_selector: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         tolerated_taints: _abc.Iterable[_builtins.str] | None = ...,
         disable_preemption: _builtins.bool = ...,
+        parallelism: Global___Parallelism | None = ...,
+        failure_policy: Global___FailurePolicy | None = ...,
+        failures: _abc.Iterable[Global___JobError] | None = ...,
+        stragglers: _abc.Iterable[Global___Straggler] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "checkpoint_policy", b"checkpoint_policy", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "recipe", b"recipe", "source", b"source", "start_time", b"start_time", "update_time", b"update_time", "workers", b"workers"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "checkpoint_policy", b"checkpoint_policy", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "failure_policy", b"failure_policy", "parallelism", b"parallelism", "progress", b"progress", "recipe", b"recipe", "source", b"source", "start_time", b"start_time", "update_time", b"update_time", "workers", b"workers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "checkpoint", b"checkpoint", "checkpoint_policy", b"checkpoint_policy", "create_time", b"create_time", "dataset", b"dataset", "disable_preemption", b"disable_preemption", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "etag", b"etag", "expected_duration_s", b"expected_duration_s", "floating_resources", b"floating_resources", "generation", b"generation", "labels", b"labels", "max_restarts", b"max_restarts", "message", b"message", "metrics", b"metrics", "name", b"name", "node_selector", b"node_selector", "nodes", b"nodes", "package", b"package", "pools", b"pools", "priority", b"priority", "progress", b"progress", "queue", b"queue", "recipe", b"recipe", "restarts", b"restarts", "source", b"source", "start_time", b"start_time", "state", b"state", "tolerated_taints", b"tolerated_taints", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time", "workers", b"workers", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "checkpoint", b"checkpoint", "checkpoint_policy", b"checkpoint_policy", "create_time", b"create_time", "dataset", b"dataset", "disable_preemption", b"disable_preemption", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "etag", b"etag", "expected_duration_s", b"expected_duration_s", "failure_policy", b"failure_policy", "failures", b"failures", "floating_resources", b"floating_resources", "generation", b"generation", "labels", b"labels", "max_restarts", b"max_restarts", "message", b"message", "metrics", b"metrics", "name", b"name", "node_selector", b"node_selector", "nodes", b"nodes", "package", b"package", "parallelism", b"parallelism", "pools", b"pools", "priority", b"priority", "progress", b"progress", "queue", b"queue", "recipe", b"recipe", "restarts", b"restarts", "source", b"source", "start_time", b"start_time", "state", b"state", "stragglers", b"stragglers", "tolerated_taints", b"tolerated_taints", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time", "workers", b"workers", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["recipe", "bundle"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
@@ -343,12 +369,48 @@ class Recipe(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Precision:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Recipe._Precision.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PRECISION_UNSPECIFIED: Recipe._Precision.ValueType  # 0
+        """Not set: FP32."""
+        FP32: Recipe._Precision.ValueType  # 1
+        """32 bits."""
+        BF16: Recipe._Precision.ValueType  # 2
+        """bfloat16 where the device has it."""
+        FP16: Recipe._Precision.ValueType  # 3
+        """16 bits with a scaled loss; on devices only."""
+
+    class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
+        """Number formats."""
+
+    PRECISION_UNSPECIFIED: Recipe.Precision.ValueType  # 0
+    """Not set: FP32."""
+    FP32: Recipe.Precision.ValueType  # 1
+    """32 bits."""
+    BF16: Recipe.Precision.ValueType  # 2
+    """bfloat16 where the device has it."""
+    FP16: Recipe.Precision.ValueType  # 3
+    """16 bits with a scaled loss; on devices only."""
+
     NAME_FIELD_NUMBER: _builtins.int
     EPOCHS_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     LEARNING_RATE_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     TEST_FRACTION_FIELD_NUMBER: _builtins.int
+    VALIDATION_FRACTION_FIELD_NUMBER: _builtins.int
+    OPTIMIZER_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    GRADIENT_ACCUMULATION_STEPS_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    INITIAL_MODEL_FIELD_NUMBER: _builtins.int
+    FREEZE_TRUNK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, for example `image_classifier`."""
     epochs: _builtins.int
@@ -361,6 +423,34 @@ class Recipe(_message.Message):
     """Seed of every random choice."""
     test_fraction: _builtins.float
     """The share of the data that is held out to measure accuracy; 0 = 0.2."""
+    validation_fraction: _builtins.float
+    """The share of the rest that is held out to choose by (early stopping, the best checkpoint); 0 = 0.1."""
+    precision: Global___Recipe.Precision.ValueType
+    """The number format of the forward and backward passes."""
+    gradient_accumulation_steps: _builtins.int
+    """Parts that a rank's share of a batch is worked off in, to need less memory; 0 = 1."""
+    initial_model: _builtins.str
+    """Where the weights begin: the digest of a model package (`package` of a job or of a model version); layers that fit are taken
+    over. Empty = from nothing.
+    """
+    freeze_trunk: _builtins.bool
+    """The layers taken over stay as they are, and only the rest is trained."""
+    @_builtins.property
+    def optimizer(self) -> Global___Optimizer:
+        """How the weights are changed."""
+
+    @_builtins.property
+    def schedule(self) -> Global___Schedule:
+        """How the step size changes over the run."""
+
+    @_builtins.property
+    def early_stopping(self) -> Global___EarlyStopping:
+        """When to end before the last epoch; unset = never."""
+
+    @_builtins.property
+    def model(self) -> _struct_pb2.Struct:
+        """Settings of the recipe's model, by its own names, for example `{"layers": 4, "width": 128}`."""
+
     def __init__(
         self,
         *,
@@ -370,14 +460,354 @@ class Recipe(_message.Message):
         learning_rate: _builtins.float = ...,
         seed: _builtins.int = ...,
         test_fraction: _builtins.float = ...,
+        validation_fraction: _builtins.float = ...,
+        optimizer: Global___Optimizer | None = ...,
+        schedule: Global___Schedule | None = ...,
+        precision: Global___Recipe.Precision.ValueType = ...,
+        gradient_accumulation_steps: _builtins.int = ...,
+        early_stopping: Global___EarlyStopping | None = ...,
+        model: _struct_pb2.Struct | None = ...,
+        initial_model: _builtins.str = ...,
+        freeze_trunk: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["early_stopping", b"early_stopping", "model", b"model", "optimizer", b"optimizer", "schedule", b"schedule"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "name", b"name", "seed", b"seed", "test_fraction", b"test_fraction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "early_stopping", b"early_stopping", "epochs", b"epochs", "freeze_trunk", b"freeze_trunk", "gradient_accumulation_steps", b"gradient_accumulation_steps", "initial_model", b"initial_model", "learning_rate", b"learning_rate", "model", b"model", "name", b"name", "optimizer", b"optimizer", "precision", b"precision", "schedule", b"schedule", "seed", b"seed", "test_fraction", b"test_fraction", "validation_fraction", b"validation_fraction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Recipe: _TypeAlias = Recipe  # noqa: Y015
+
+@_typing.final
+class Optimizer(_message.Message):
+    """How the weights are changed by a step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Algorithm:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _AlgorithmEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Optimizer._Algorithm.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ALGORITHM_UNSPECIFIED: Optimizer._Algorithm.ValueType  # 0
+        """Not set: the recipe's default."""
+        SGD: Optimizer._Algorithm.ValueType  # 1
+        """Stochastic gradient descent."""
+        ADAM: Optimizer._Algorithm.ValueType  # 2
+        """Adam."""
+        ADAMW: Optimizer._Algorithm.ValueType  # 3
+        """Adam with decoupled weight decay."""
+
+    class Algorithm(_Algorithm, metaclass=_AlgorithmEnumTypeWrapper):
+        """Algorithms, under torch's names."""
+
+    ALGORITHM_UNSPECIFIED: Optimizer.Algorithm.ValueType  # 0
+    """Not set: the recipe's default."""
+    SGD: Optimizer.Algorithm.ValueType  # 1
+    """Stochastic gradient descent."""
+    ADAM: Optimizer.Algorithm.ValueType  # 2
+    """Adam."""
+    ADAMW: Optimizer.Algorithm.ValueType  # 3
+    """Adam with decoupled weight decay."""
+
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
+    WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
+    CLIP_NORM_FIELD_NUMBER: _builtins.int
+    algorithm: Global___Optimizer.Algorithm.ValueType
+    """The algorithm."""
+    momentum: _builtins.float
+    """Of SGD; 0 = none."""
+    weight_decay: _builtins.float
+    """Unset = the recipe's default."""
+    clip_norm: _builtins.float
+    """The gradient's norm is cut to this; 0 = not cut."""
+    def __init__(
+        self,
+        *,
+        algorithm: Global___Optimizer.Algorithm.ValueType = ...,
+        momentum: _builtins.float = ...,
+        weight_decay: _builtins.float | None = ...,
+        clip_norm: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight_decay", b"_weight_decay", "weight_decay", b"weight_decay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight_decay", b"_weight_decay", "algorithm", b"algorithm", "clip_norm", b"clip_norm", "momentum", b"momentum", "weight_decay", b"weight_decay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__weight_decay: _TypeAlias = _typing.Literal["weight_decay"]  # noqa: Y015
+    _WhichOneofArgType__weight_decay: _TypeAlias = _typing.Literal["_weight_decay", b"_weight_decay"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_decay) -> _WhichOneofReturnType__weight_decay | None: ...
+
+Global___Optimizer: _TypeAlias = Optimizer  # noqa: Y015
+
+@_typing.final
+class Schedule(_message.Message):
+    """How the step size changes over a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Shape:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ShapeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Schedule._Shape.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SHAPE_UNSPECIFIED: Schedule._Shape.ValueType  # 0
+        """Not set: the recipe's default."""
+        CONSTANT: Schedule._Shape.ValueType  # 1
+        """The same throughout."""
+        LINEAR: Schedule._Shape.ValueType  # 2
+        """Down to 0 in a straight line."""
+        COSINE: Schedule._Shape.ValueType  # 3
+        """Down to 0 along half a cosine."""
+        STEP: Schedule._Shape.ValueType  # 4
+        """Times `decay` after every `decay_epochs`."""
+
+    class Shape(_Shape, metaclass=_ShapeEnumTypeWrapper):
+        """Shapes."""
+
+    SHAPE_UNSPECIFIED: Schedule.Shape.ValueType  # 0
+    """Not set: the recipe's default."""
+    CONSTANT: Schedule.Shape.ValueType  # 1
+    """The same throughout."""
+    LINEAR: Schedule.Shape.ValueType  # 2
+    """Down to 0 in a straight line."""
+    COSINE: Schedule.Shape.ValueType  # 3
+    """Down to 0 along half a cosine."""
+    STEP: Schedule.Shape.ValueType  # 4
+    """Times `decay` after every `decay_epochs`."""
+
+    SHAPE_FIELD_NUMBER: _builtins.int
+    WARMUP_STEPS_FIELD_NUMBER: _builtins.int
+    DECAY_FIELD_NUMBER: _builtins.int
+    DECAY_EPOCHS_FIELD_NUMBER: _builtins.int
+    shape: Global___Schedule.Shape.ValueType
+    """The shape."""
+    warmup_steps: _builtins.int
+    """Steps in which it rises from 0; unset = the recipe's default."""
+    decay: _builtins.float
+    """Of STEP: the factor; 0 = 0.1."""
+    decay_epochs: _builtins.int
+    """Of STEP: epochs between two; 0 = 1."""
+    def __init__(
+        self,
+        *,
+        shape: Global___Schedule.Shape.ValueType = ...,
+        warmup_steps: _builtins.int | None = ...,
+        decay: _builtins.float = ...,
+        decay_epochs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_warmup_steps", b"_warmup_steps", "warmup_steps", b"warmup_steps"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_warmup_steps", b"_warmup_steps", "decay", b"decay", "decay_epochs", b"decay_epochs", "shape", b"shape", "warmup_steps", b"warmup_steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__warmup_steps: _TypeAlias = _typing.Literal["warmup_steps"]  # noqa: Y015
+    _WhichOneofArgType__warmup_steps: _TypeAlias = _typing.Literal["_warmup_steps", b"_warmup_steps"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_steps) -> _WhichOneofReturnType__warmup_steps | None: ...
+
+Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
+
+@_typing.final
+class EarlyStopping(_message.Message):
+    """When to end because nothing gets better."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    PATIENCE_EPOCHS_FIELD_NUMBER: _builtins.int
+    MIN_DELTA_FIELD_NUMBER: _builtins.int
+    metric: _builtins.str
+    """The metric, for example `validation_loss`; empty = the recipe's own."""
+    patience_epochs: _builtins.int
+    """Epochs without a better value after which it ends."""
+    min_delta: _builtins.float
+    """What counts as better."""
+    def __init__(
+        self,
+        *,
+        metric: _builtins.str = ...,
+        patience_epochs: _builtins.int = ...,
+        min_delta: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "min_delta", b"min_delta", "patience_epochs", b"patience_epochs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EarlyStopping: _TypeAlias = EarlyStopping  # noqa: Y015
+
+@_typing.final
+class Parallelism(_message.Message):
+    """How ranks divide the model and the data. What `tensor` and `pipeline` leave of the ranks divides the data."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Data:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _DataEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Parallelism._Data.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        DATA_UNSPECIFIED: Parallelism._Data.ValueType  # 0
+        """Not set: DDP."""
+        DDP: Parallelism._Data.ValueType  # 1
+        """All of it; gradients are averaged (torch's DistributedDataParallel)."""
+        FSDP: Parallelism._Data.ValueType  # 2
+        """A share of it; gathered layer by layer (torch's fully_shard)."""
+        PARAMETER_SERVER: Parallelism._Data.ValueType  # 3
+        """None of it: they send gradients to servers and take weights from them, without waiting for each other."""
+
+    class Data(_Data, metaclass=_DataEnumTypeWrapper):
+        """What the ranks that divide the data keep of the model."""
+
+    DATA_UNSPECIFIED: Parallelism.Data.ValueType  # 0
+    """Not set: DDP."""
+    DDP: Parallelism.Data.ValueType  # 1
+    """All of it; gradients are averaged (torch's DistributedDataParallel)."""
+    FSDP: Parallelism.Data.ValueType  # 2
+    """A share of it; gathered layer by layer (torch's fully_shard)."""
+    PARAMETER_SERVER: Parallelism.Data.ValueType  # 3
+    """None of it: they send gradients to servers and take weights from them, without waiting for each other."""
+
+    DATA_FIELD_NUMBER: _builtins.int
+    TENSOR_FIELD_NUMBER: _builtins.int
+    PIPELINE_FIELD_NUMBER: _builtins.int
+    MICROBATCHES_FIELD_NUMBER: _builtins.int
+    SERVERS_FIELD_NUMBER: _builtins.int
+    MAX_STALENESS_FIELD_NUMBER: _builtins.int
+    data: Global___Parallelism.Data.ValueType
+    """What the ranks that divide the data keep."""
+    tensor: _builtins.int
+    """Ranks over which each layer is cut; 0 = 1."""
+    pipeline: _builtins.int
+    """Stages that the layers are divided into; 0 = 1."""
+    microbatches: _builtins.int
+    """Parts of a batch that are in the pipeline at once; 0 = as many as stages."""
+    servers: _builtins.int
+    """Of PARAMETER_SERVER: the first so many ranks are servers; 0 = 1."""
+    max_staleness: _builtins.int
+    """Of PARAMETER_SERVER: steps that the fastest worker may be ahead of the slowest; 0 = 8."""
+    def __init__(
+        self,
+        *,
+        data: Global___Parallelism.Data.ValueType = ...,
+        tensor: _builtins.int = ...,
+        pipeline: _builtins.int = ...,
+        microbatches: _builtins.int = ...,
+        servers: _builtins.int = ...,
+        max_staleness: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "max_staleness", b"max_staleness", "microbatches", b"microbatches", "pipeline", b"pipeline", "servers", b"servers", "tensor", b"tensor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Parallelism: _TypeAlias = Parallelism  # noqa: Y015
+
+@_typing.final
+class FailurePolicy(_message.Message):
+    """What each kind of failure may cost, and how ranks that hang are noticed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Rule(_message.Message):
+        """What follows a failure of one kind."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CLASS_FIELD_NUMBER: _builtins.int
+        MAX_RESTARTS_FIELD_NUMBER: _builtins.int
+        BACKOFF_FIELD_NUMBER: _builtins.int
+        AVOID_NODE_FIELD_NUMBER: _builtins.int
+        max_restarts: _builtins.int
+        """How often it may restart the job; unset = `max_restarts` of the job; lost nodes and preemptions: without end."""
+        avoid_node: _builtins.bool
+        """The node where it happened is avoided while there is another; unset = the default of the kind."""
+        @_builtins.property
+        def backoff(self) -> _duration_pb2.Duration:
+            """The pause before the first restart, doubled with each; unset = the default of the kind."""
+
+        def __init__(
+            self,
+            *,
+            max_restarts: _builtins.int | None = ...,
+            backoff: _duration_pb2.Duration | None = ...,
+            avoid_node: _builtins.bool | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_avoid_node", b"_avoid_node", "_max_restarts", b"_max_restarts", "avoid_node", b"avoid_node", "backoff", b"backoff", "max_restarts", b"max_restarts"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_avoid_node", b"_avoid_node", "_max_restarts", b"_max_restarts", "avoid_node", b"avoid_node", "backoff", b"backoff", "class", b"class", "max_restarts", b"max_restarts"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__avoid_node: _TypeAlias = _typing.Literal["avoid_node"]  # noqa: Y015
+        _WhichOneofArgType__avoid_node: _TypeAlias = _typing.Literal["_avoid_node", b"_avoid_node"]  # noqa: Y015
+        _WhichOneofReturnType__max_restarts: _TypeAlias = _typing.Literal["max_restarts"]  # noqa: Y015
+        _WhichOneofArgType__max_restarts: _TypeAlias = _typing.Literal["_max_restarts", b"_max_restarts"]  # noqa: Y015
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__avoid_node) -> _WhichOneofReturnType__avoid_node | None: ...
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__max_restarts) -> _WhichOneofReturnType__max_restarts | None: ...
+
+    RULES_FIELD_NUMBER: _builtins.int
+    HANG_TIMEOUT_FIELD_NUMBER: _builtins.int
+    SKIP_PREFLIGHT_FIELD_NUMBER: _builtins.int
+    skip_preflight: _builtins.bool
+    """Without the collective check before the first step."""
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailurePolicy.Rule]:
+        """What differs from the defaults, by kind."""
+
+    @_builtins.property
+    def hang_timeout(self) -> _duration_pb2.Duration:
+        """A rank that reports no step for this long is taken to hang; unset = ten times its usual step, at least five minutes."""
+
+    def __init__(
+        self,
+        *,
+        rules: _abc.Iterable[Global___FailurePolicy.Rule] | None = ...,
+        hang_timeout: _duration_pb2.Duration | None = ...,
+        skip_preflight: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hang_timeout", b"hang_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hang_timeout", b"hang_timeout", "rules", b"rules", "skip_preflight", b"skip_preflight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailurePolicy: _TypeAlias = FailurePolicy  # noqa: Y015
+
+@_typing.final
+class Straggler(_message.Message):
+    """A rank that is slower than the others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    SLOWDOWN_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    """The rank."""
+    node: _builtins.str
+    """Its node."""
+    slowdown: _builtins.float
+    """Its time for a step over the median of all."""
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        node: _builtins.str = ...,
+        slowdown: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "rank", b"rank", "slowdown", b"slowdown"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Straggler: _TypeAlias = Straggler  # noqa: Y015
 
 @_typing.final
 class CodeBundle(_message.Message):
@@ -409,10 +839,19 @@ class CodeBundle(_message.Message):
     ENTRY_POINT_FIELD_NUMBER: _builtins.int
     ARGV_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    MODULE_FIELD_NUMBER: _builtins.int
+    WORKING_DIRECTORY_FIELD_NUMBER: _builtins.int
+    REQUIREMENTS_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """Digest of the archive (tar, gzip) of the code."""
     entry_point: _builtins.str
-    """The script to run, relative to the archive's root."""
+    """The script to run, relative to the archive's root; or `module`."""
+    module: _builtins.str
+    """The module to run instead of a script, as `python -m` does, found from the working directory."""
+    working_directory: _builtins.str
+    """Where it runs, relative to the archive's root; empty = there."""
+    requirements: _builtins.str
+    """The file in the archive that lists what it needs beside what every node has, as pip reads it; empty = nothing."""
     @_builtins.property
     def argv(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Its arguments."""
@@ -428,10 +867,13 @@ class CodeBundle(_message.Message):
         entry_point: _builtins.str = ...,
         argv: _abc.Iterable[_builtins.str] | None = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        module: _builtins.str = ...,
+        working_directory: _builtins.str = ...,
+        requirements: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "digest", b"digest", "entry_point", b"entry_point", "environment", b"environment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "digest", b"digest", "entry_point", b"entry_point", "environment", b"environment", "module", b"module", "requirements", b"requirements", "working_directory", b"working_directory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -485,19 +927,31 @@ class CheckpointPolicy(_message.Message):
 
     EVERY_STEPS_FIELD_NUMBER: _builtins.int
     KEEP_LATEST_FIELD_NUMBER: _builtins.int
+    KEEP_BEST_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    MAXIMIZE_FIELD_NUMBER: _builtins.int
     every_steps: _builtins.int
     """Steps between two; 0 = once an epoch."""
     keep_latest: _builtins.int
     """How many of the newest are kept; 0 = 3."""
+    keep_best: _builtins.int
+    """How many of the best by `metric` are kept beside them."""
+    metric: _builtins.str
+    """The metric; empty = `loss`."""
+    maximize: _builtins.bool
+    """Larger is better; else smaller is."""
     def __init__(
         self,
         *,
         every_steps: _builtins.int = ...,
         keep_latest: _builtins.int = ...,
+        keep_best: _builtins.int = ...,
+        metric: _builtins.str = ...,
+        maximize: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["every_steps", b"every_steps", "keep_latest", b"keep_latest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["every_steps", b"every_steps", "keep_best", b"keep_best", "keep_latest", b"keep_latest", "maximize", b"maximize", "metric", b"metric"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -515,6 +969,8 @@ class Progress(_message.Message):
     FRACTION_FIELD_NUMBER: _builtins.int
     SAMPLES_PER_S_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    ETA_S_FIELD_NUMBER: _builtins.int
+    UTILIZATION_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Optimiser steps done."""
     total_steps: _builtins.int
@@ -525,6 +981,10 @@ class Progress(_message.Message):
     """0 to 1."""
     samples_per_s: _builtins.float
     """Samples a second over all ranks."""
+    eta_s: _builtins.float
+    """Seconds until it is done, as it goes now; 0 = unknown."""
+    utilization: _builtins.float
+    """Share of the time that the ranks compute, 0 to 1, averaged; 0 = unknown."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When this was reported."""
@@ -538,10 +998,12 @@ class Progress(_message.Message):
         fraction: _builtins.float = ...,
         samples_per_s: _builtins.float = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        eta_s: _builtins.float = ...,
+        utilization: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "fraction", b"fraction", "samples_per_s", b"samples_per_s", "step", b"step", "time", b"time", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "eta_s", b"eta_s", "fraction", b"fraction", "samples_per_s", b"samples_per_s", "step", b"step", "time", b"time", "total_steps", b"total_steps", "utilization", b"utilization"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -577,6 +1039,10 @@ class JobError(_message.Message):
         """The data could not be read."""
         CANCELLED: JobError._Class.ValueType  # 8
         """It was stopped on request."""
+        HANG: JobError._Class.ValueType  # 9
+        """A rank made no step for too long."""
+        STORAGE: JobError._Class.ValueType  # 10
+        """A checkpoint could not be written, for example because the disk is full."""
 
     class Class(_Class, metaclass=_ClassEnumTypeWrapper):
         """Kinds of failure."""
@@ -599,18 +1065,42 @@ class JobError(_message.Message):
     """The data could not be read."""
     CANCELLED: JobError.Class.ValueType  # 8
     """It was stopped on request."""
+    HANG: JobError.Class.ValueType  # 9
+    """A rank made no step for too long."""
+    STORAGE: JobError.Class.ValueType  # 10
+    """A checkpoint could not be written, for example because the disk is full."""
 
     CLASS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
     LOG_TAIL_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    EXIT_CODE_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
     message: _builtins.str
     """What happened and what to do about it."""
     rank: _builtins.int
     """The rank that failed first."""
+    node: _builtins.str
+    """Its node."""
+    generation: _builtins.int
+    """The generation that it ended."""
+    exit_code: _builtins.int
+    """Its exit code; minus the signal's number when a signal ended it."""
+    advice: _builtins.str
+    """What to do about it; empty when nothing is known."""
+    step: _builtins.int
+    """The newest step that was reached; 0 = none is known."""
     @_builtins.property
     def log_tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """That rank's last lines of output."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was noticed."""
 
     def __init__(
         self,
@@ -618,10 +1108,16 @@ class JobError(_message.Message):
         message: _builtins.str = ...,
         rank: _builtins.int = ...,
         log_tail: _abc.Iterable[_builtins.str] | None = ...,
+        node: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        exit_code: _builtins.int = ...,
+        advice: _builtins.str = ...,
+        step: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class", b"class", "log_tail", b"log_tail", "message", b"message", "rank", b"rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "class", b"class", "exit_code", b"exit_code", "generation", b"generation", "log_tail", b"log_tail", "message", b"message", "node", b"node", "rank", b"rank", "step", b"step", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -343,12 +343,15 @@ class StreamLogsRequest(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
     RANKS_FIELD_NUMBER: _builtins.int
+    TAIL_LINES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/jobs/{job}`."""
     offset: _builtins.int
     """Where to begin: the offset after the last line that was received; 0 = at the beginning."""
     follow: _builtins.bool
     """Go on until the job has ended; otherwise end with what there is."""
+    tail_lines: _builtins.int
+    """Begin with the last so many lines of what there is behind `offset`; 0 = with the first."""
     @_builtins.property
     def ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Only these ranks; empty = all."""
@@ -360,10 +363,11 @@ class StreamLogsRequest(_message.Message):
         offset: _builtins.int = ...,
         follow: _builtins.bool = ...,
         ranks: _abc.Iterable[_builtins.int] | None = ...,
+        tail_lines: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "name", b"name", "offset", b"offset", "ranks", b"ranks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "name", b"name", "offset", b"offset", "ranks", b"ranks", "tail_lines", b"tail_lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -408,7 +412,7 @@ class LogLine(_message.Message):
     offset: _builtins.int
     """Its place in the job's output, from 1; send it back to resume behind it."""
     rank: _builtins.int
-    """The rank."""
+    """The rank; -1 = none: the trainer says that it has dropped lines."""
     generation: _builtins.int
     """The job's generation."""
     is_stderr: _builtins.bool
@@ -446,22 +450,28 @@ class StreamMetricsRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
+    MAX_POINTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/jobs/{job}`."""
     offset: _builtins.int
     """Where to begin: the offset after the last point that was received; 0 = at the beginning."""
     follow: _builtins.bool
     """Go on until the job has ended; otherwise end with what there is."""
+    max_points: _builtins.int
+    """About so many points of what there is behind `offset`, chosen so that the ends and the peaks of every series stay; what
+    comes later is sent whole. 0 = all.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         offset: _builtins.int = ...,
         follow: _builtins.bool = ...,
+        max_points: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "name", b"name", "offset", b"offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "max_points", b"max_points", "name", b"name", "offset", b"offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
