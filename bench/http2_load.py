@@ -53,10 +53,11 @@ async def load(
     concurrency: int,
     connections: int = 1,
     tls: ssl.SSLContext | None = None,
+    server_name: str = "trainer",
 ) -> Load:
     """Keep `concurrency` calls in flight for a time."""
     result = Load()
-    opened = [await _open(port, request, result, tls) for _ in range(connections)]
+    opened = [await _open(port, request, result, tls, server_name) for _ in range(connections)]
     started = perf_counter()
     for connection in opened:
         connection.begin(concurrency // connections, started + seconds)
@@ -161,14 +162,14 @@ class _Connection(asyncio.Protocol):
         )
 
 
-async def _open(port: int, request: Request, result: Load, tls: ssl.SSLContext | None) -> _Connection:
+async def _open(port: int, request: Request, result: Load, tls: ssl.SSLContext | None, server_name: str) -> _Connection:
     scheme = "https" if tls is not None else "http"
     _, connection = await asyncio.get_running_loop().create_connection(
         lambda: _Connection(request, result, scheme),
         "127.0.0.1",
         port,
         ssl=tls,
-        server_hostname="trainer" if tls is not None else None,
+        server_hostname=server_name if tls is not None else None,
     )
     return connection
 

@@ -105,7 +105,7 @@ async def measure(rounds: int, seconds: float) -> dict[str, Any]:
     async with AsyncExitStack() as running:
         otlp = await running.enter_async_context(_collector())
         targets = {
-            name: await running.enter_async_context(_target(settings, otlp)) for name, settings in _VARIANTS.items()
+            name: await running.enter_async_context(target(settings, otlp)) for name, settings in _VARIANTS.items()
         }
         for target in targets.values():
             await target.round(0.4)
@@ -163,7 +163,8 @@ def _checked(result: Load) -> Load:
 
 
 @asynccontextmanager
-async def _target(settings: Mapping[str, Any], otlp: str) -> AsyncIterator[Target]:
+async def target(settings: Mapping[str, Any], otlp: str) -> AsyncIterator[Target]:
+    """A server of the variant, running, and the call to load it with."""
     chosen = {**settings, "otlp": otlp if settings["traced"] else "", "core": CORES[0]}
     is_tuned = settings["middleware"] or settings.get("tuned", False)
     environment = {**os.environ, "GRPC_EXPERIMENTS": GRPC_EXPERIMENTS if is_tuned else ""}

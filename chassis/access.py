@@ -11,13 +11,14 @@ import grpc
 from chassis.call import Call, Principal
 from chassis.clock import Clock, SystemClock
 from chassis.logs import logger
+from chassis.permissions import ORGANISATION as ORGANISATION
+from chassis.permissions import Permissions, scopes_of
 from chassis.tokens import TokenVerifier
 from lepton.errors import LeptonError, PermissionDenied, Unauthenticated, Unavailable
 from lepton.names import not_found, project_of
 
 log = logger(__name__)
 
-ORGANISATION: Final = "*"
 _CACHE_LIMIT: Final = 50_000
 _CACHED_NAME_LIMIT: Final = 256
 
@@ -32,7 +33,7 @@ class Decision(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """A role given to a principal, on the organisation ("*") or on one project ("projects/<id>")."""
+    """A role given to a principal: on the organisation ("*"), on a project ("projects/<id>"), or on one resource."""
 
     principal: str
     role: str
@@ -62,8 +63,8 @@ class PolicyReplica:
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._tokens = TokenVerifier(self._clock)
-        self._grants: dict[str, dict[str, _Permissions]] = {}  # principal -> scope -> permissions
-        self._decisions: dict[tuple[str, str, str], Decision] = {}
+        self._grants: dict[str, dict[str, Permissions]] = {}  # principal -> scope -> permissions
+        self._decisions: dict[tuple[object, str, str], Decision] = {}
         self._guarded: dict[int, tuple[Call, str, str]] = {}
         self._snapshot: PolicySnapshot | None = None
         self._listeners: list[Callable[[PolicySnapshot], None]] = []
@@ -123,12 +124,13 @@ class PolicyReplica:
 
     def allowed(self, principal: Principal, permission: str, resource: str) -> Decision:
         """Whether a principal has a permission on a resource or collection parent ("" = the organisation)."""
-        key = (principal.name, permission, resource)
+        who = (principal.name, principal.permissions, principal.within) if principal.is_limited else principal.name
+        key = (who, permission, resource)
         decision = self._decisions.get(key)
         if decision is None:
             if self._snapshot is None:
                 raise Unavailable("POLICY_NOT_READY")
-            decision = self._decide(principal.name, permission, project_of(resource))
+            decision = self._decide(principal, permission, resource)
             if len(resource) <= _CACHED_NAME_LIMIT:
                 if len(self._decisions) >= _CACHE_LIMIT:
                     self._decisions.clear()
@@ -148,9 +150,16 @@ class PolicyReplica:
     def projects_of(self, principal: Principal) -> frozenset[str]:
         """The ids of the projects in which the principal has a role; {"*"} when it has one on the organisation."""
         scopes = self._grants.get(principal.name, {})
+        if principal.within:
+            knows = ORGANISATION in scopes or principal.within in scopes
+            return (
+                frozenset((principal.within.removeprefix("projects/"),))
+                if knows and _is_project(principal.within)
+                else frozenset()
+            )
         if ORGANISATION in scopes:
             return frozenset((ORGANISATION,))
-        return frozenset(scope.removeprefix("projects/") for scope in scopes)
+        return frozenset(scope.removeprefix("projects/") for scope in scopes if _is_project(scope))
 
     def guard(self, call: Call, permission: str, resource: str) -> None:
         """Cut this stream when its token is revoked or its permission taken away."""
@@ -160,17 +169,17 @@ class PolicyReplica:
         """The stream has ended."""
         self._guarded.pop(id(call), None)
 
-    def _decide(self, principal: str, permission: str, project: str | None) -> Decision:
-        scopes = self._grants.get(principal, {})
-        everywhere = scopes.get(ORGANISATION)
-        if everywhere is not None and everywhere.grants(permission):
-            return Decision.ALLOWED
-        if project is None:
-            return Decision.DENIED
-        here = scopes.get(f"projects/{project}")
-        if here is not None and here.grants(permission):
-            return Decision.ALLOWED
-        return Decision.DENIED if here is not None or everywhere is not None else Decision.HIDDEN
+    def _decide(self, principal: Principal, permission: str, resource: str) -> Decision:
+        scopes, around = self._grants.get(principal.name, {}), scopes_of(resource)
+        held = [scopes[scope] for scope in around if scope in scopes]
+        if principal.within and principal.within not in around:
+            held = []  # what confines a token takes away from the roles of its principal, and never gives
+        if not held and project_of(resource) is not None:
+            return Decision.HIDDEN
+        is_granted = any(each.grants(permission) for each in held)
+        if is_granted and principal.permissions:
+            is_granted = Permissions(principal.permissions).grants(permission)
+        return Decision.ALLOWED if is_granted else Decision.DENIED
 
     def _standing(self, call: Call, permission: str, resource: str) -> LeptonError | None:
         principal = call.principal
@@ -186,37 +195,13 @@ class PolicyReplica:
         return None
 
 
-class _Permissions:
-    """Permission patterns of all roles that a principal has in one scope."""
-
-    __slots__ = ("_all", "_exact", "_prefixes")
-
-    def __init__(self) -> None:
-        self._exact: set[str] = set()
-        self._prefixes: tuple[str, ...] = ()
-        self._all = False
-
-    def add(self, patterns: frozenset[str]) -> None:
-        for pattern in patterns:
-            if pattern == "*":
-                self._all = True
-            elif pattern.endswith(".*"):
-                self._prefixes += (pattern[:-1],)
-            else:
-                self._exact.add(pattern)
-
-    def grants(self, permission: str) -> bool:
-        return (
-            self._all
-            or permission in self._exact
-            or permission.startswith(self._prefixes)
-            or f"*.{permission.rpartition('.')[2]}" in self._exact  # *.get: reading everything
-        )
+def _is_project(scope: str) -> bool:
+    return scope.startswith("projects/") and scope.count("/") == 1
 
 
-def _grants(snapshot: PolicySnapshot) -> dict[str, dict[str, _Permissions]]:
-    grants: dict[str, dict[str, _Permissions]] = {}
+def _grants(snapshot: PolicySnapshot) -> dict[str, dict[str, Permissions]]:
+    grants: dict[str, dict[str, Permissions]] = {}
     for binding in snapshot.bindings:
         scopes = grants.setdefault(binding.principal, {})
-        scopes.setdefault(binding.scope, _Permissions()).add(snapshot.roles.get(binding.role, frozenset()))
+        scopes.setdefault(binding.scope, Permissions()).add(snapshot.roles.get(binding.role, frozenset()))
     return grants

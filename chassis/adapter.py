@@ -10,7 +10,7 @@ import grpc
 
 from chassis.call import Call, enter_call, keep_metadata
 from chassis.method import Method, describe
-from chassis.middleware import Enter, Leave, Middleware, Receive
+from chassis.middleware import Enter, Leave, Middleware, Receive, Steps
 from lepton.errors import DETAILS_KEY, InvalidArgument, LeptonError
 
 if TYPE_CHECKING:
@@ -78,24 +78,32 @@ def compile_handler(
     succeed = tuple(step.leave for step in reversed(steps) if step.leave)
     fail = tuple(action for step in reversed(steps) for action in (step.recover, step.leave) if action)
     finish = Finish(succeed, fail, domain, streams)
+    inner = _wrapped(handler, steps)
     decode = _decoder(handler.request_deserializer, method)
     if method.streams_requests:
         enter = tuple(step.enter for step in steps if step.enter)
         receive = tuple(step.receive for step in steps if step.receive)
-        behaviour = _stream(handler, method, enter, receive, finish)
+        behaviour = _stream(inner, method, enter, receive, finish)
         if method.streams_responses:
             return grpc.stream_stream_rpc_method_handler(behaviour, decode, handler.response_serializer)
         return grpc.stream_unary_rpc_method_handler(behaviour, decode, handler.response_serializer)
     both = tuple(action for step in steps for action in (step.enter, step.receive) if action)
     if method.streams_responses:
-        behaviour = _unary_stream(handler, method, both, finish)
+        behaviour = _unary_stream(inner, method, both, finish)
         return grpc.unary_stream_rpc_method_handler(behaviour, decode, handler.response_serializer)
-    behaviour = _unary_unary(handler, method, both, finish)
+    behaviour = _unary_unary(inner, method, both, finish)
     return grpc.unary_unary_rpc_method_handler(behaviour, decode, handler.response_serializer)
 
 
-def _unary_unary(handler: Handler, method: Method, actions: tuple[Receive, ...], finish: "Finish") -> Any:
-    inner: Any = handler.unary_unary
+def _wrapped(handler: Handler, steps: Sequence[Steps]) -> Any:
+    inner: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    for step in reversed(steps):
+        if step.around is not None:
+            inner = step.around(inner)
+    return inner
+
+
+def _unary_unary(inner: Any, method: Method, actions: tuple[Receive, ...], finish: "Finish") -> Any:
     leave = finish.succeed
 
     async def serve(request: Any, context: Any) -> Any:
@@ -122,8 +130,7 @@ def _unary_unary(handler: Handler, method: Method, actions: tuple[Receive, ...],
     return serve
 
 
-def _unary_stream(handler: Handler, method: Method, actions: tuple[Receive, ...], finish: "Finish") -> Any:
-    inner: Any = handler.unary_stream
+def _unary_stream(inner: Any, method: Method, actions: tuple[Receive, ...], finish: "Finish") -> Any:
     generates = inspect.isasyncgenfunction(inner)
 
     async def serve(request: Any, context: Any) -> None:
@@ -146,9 +153,8 @@ def _unary_stream(handler: Handler, method: Method, actions: tuple[Receive, ...]
 
 
 def _stream(
-    handler: Handler, method: Method, enter: tuple[Enter, ...], receive: tuple[Receive, ...], finish: "Finish"
+    inner: Any, method: Method, enter: tuple[Enter, ...], receive: tuple[Receive, ...], finish: "Finish"
 ) -> Any:
-    inner: Any = handler.stream_stream if method.streams_responses else handler.stream_unary
     generates = inspect.isasyncgenfunction(inner)
 
     async def serve(requests: AsyncIterator[Any], context: Any) -> Any:

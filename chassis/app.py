@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 from chassis import config as settings
 from chassis import logs, telemetry
 from chassis.access import PolicyReplica
+from chassis.audit.auditor import Auditor
+from chassis.audit.shipper import FeedSink, Sink
+from chassis.audit.spool import Spool
 from chassis.clock import Clock, SystemClock
 from chassis.config import ServiceConfig
 from chassis.identity import Identity, IdentityError, Issuer
@@ -49,6 +52,7 @@ class App:
         self._running: list[asyncio.Task[None]] = []
         self._identity: Identity | None = None
         self._peers: Peers | None = None
+        self._auditor: Auditor | None = None
 
     async def enter(self, resource: AbstractAsyncContextManager[T] | AbstractContextManager[T]) -> T:
         """Open a dependency; it is closed after the server and the loops, in the reverse order."""
@@ -99,6 +103,15 @@ class App:
         if follows_policy:
             channel = self._peers.channel("auth")
             self.loop("policy", lambda: self.access.follow_forever(lambda: follow_policy(channel)))
+            await self.audit(FeedSink(channel))
+
+    async def audit(self, sink: Sink) -> None:
+        """Record what is served from now on; done by `join_mesh` for all but auth, which keeps the log itself."""
+        wanted = self.config.audit
+        folder = Path(wanted.spool_dir) if wanted.spool_dir else Path(self.config.identity.state_dir) / "audit"
+        spool = await self.enter(Spool(folder, wanted.spool_bytes))
+        self._auditor = Auditor(spool, sink, self.access, self.clock, wanted)
+        self.loop("audit", self._auditor.run)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve and run the loops until told to stop."""
@@ -134,6 +147,7 @@ class App:
                 access_log=self.config.telemetry.access_log,
                 rate_per_s=limits.rate_per_s,
                 burst=limits.burst,
+                auditor=self._auditor,
             ),
             metrics=self.metrics,
             admin_address=listen.admin,

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from chassis.telemetry import Span, Trace
 
 
+POLICY_REVISION: Final = "x-lepton-policy-revision"  # in a call's metadata, and in the trailers of a write of policy
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
     """Who calls: a user, a service account, or a peer of the mesh by its SPIFFE id."""
@@ -27,14 +30,22 @@ class Principal:
     expires_at: float = float("inf")
     projects: tuple[str, ...] = ()
     is_peer: bool = False  # a service or an agent that proved itself by its certificate
+    permissions: tuple[str, ...] = ()  # the token is good for no others; empty = for all that its principal holds
+    within: str = ""  # ... and only on this resource and what lies in it; empty = everywhere
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the token is good for a part only of what its principal may do."""
+        return bool(self.permissions or self.within)
 
 
 class Call:
     """One call: its method, metadata, deadline and caller. Mutable, because the middleware fills it in."""
 
     __slots__ = (
-        "_peer", "authorization", "code", "context", "cut_by", "deadline", "error", "is_sending", "method", "principal",
-        "received", "request_id", "resource", "sent", "span", "started", "task", "trace", "traceparent",
+        "_peer", "asked", "authorization", "code", "context", "cut_by", "deadline", "error", "is_audited",
+        "is_sending", "method", "policy_revision", "principal", "received", "request_id", "resource", "sent", "span",
+        "started", "task", "trace", "traceparent",
     )  # fmt: skip
 
     def __init__(self, method: "Method", context: Any) -> None:
@@ -45,6 +56,7 @@ class Call:
         self.authorization = ""
         self.traceparent = ""
         self.request_id = ""
+        self.policy_revision = ""  # decide by the policy of this revision or a later one
         for key, value in _metadata.get() or context.invocation_metadata() or ():
             if key == "authorization":
                 self.authorization = value
@@ -52,8 +64,12 @@ class Call:
                 self.traceparent = value
             elif key == "x-request-id":
                 self.request_id = value[:128]
+            elif key == POLICY_REVISION:
+                self.policy_revision = value
         self.principal: Principal | None = None
+        self.asked = ""  # the resource that the rule looks at, whether or not it was authorised
         self.resource = ""  # that was authorised
+        self.is_audited = False  # its record is in the audit log already, with what it did
         self.trace: Trace | None = None
         self.span: Span | None = None
         self.error: BaseException | None = None  # a LeptonError once the errors middleware has seen it

@@ -62,6 +62,16 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditSettings:
+    """Where what was done is written down before auth has it, and what happens when there is no room."""
+
+    spool_dir: str = ""  # empty = `audit` in identity.state_dir; no other process may use it
+    spool_bytes: int = 256 << 20  # how much may wait for auth
+    when_full: Literal["refuse", "buffer"] = "refuse"  # mutations, when the disk is full or broken
+    buffer_records: int = 10_000  # how many records memory holds at the most, where it has to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceConfig:
     """What every service's configuration has; a service's own dataclass extends it and sets `service`."""
 
@@ -70,6 +80,7 @@ class ServiceConfig:
     telemetry: Telemetry = field(default_factory=Telemetry)
     identity: IdentitySettings = field(default_factory=IdentitySettings)
     limits: Limits = field(default_factory=Limits)
+    audit: AuditSettings = field(default_factory=AuditSettings)
     peers: Mapping[str, str] = field(default_factory=dict)  # service -> "host:port[,host:port]" of its mesh port
 
 

@@ -85,6 +85,14 @@ class Pager:
             token = self._write(_Position(after=found[size - 1].key[len(prefix) :], revision=revision), bound)
         return Listing(entries=tuple(found[:size]), next_page_token=token, revision=revision)
 
+    def position(self, prefix: str, request: ListRequest) -> str:
+        """Where a list that is not read from the store goes on: what `token` was given; empty for its first page."""
+        return self._read(request.page_token, _bound_to(prefix, request)).after if request.page_token else ""
+
+    def token(self, prefix: str, request: ListRequest, after: str) -> str:
+        """The token of the page behind `after`, for such a list."""
+        return self._write(_Position(after=after, revision=0), _bound_to(prefix, request))
+
     async def _collect(
         self, prefix: str, start: _Position, wanted: int, keep: Callable[[Entry], bool] | None
     ) -> tuple[list[Entry], int]:

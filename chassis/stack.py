@@ -5,8 +5,10 @@ from typing import Any, Final
 
 from chassis import kv
 from chassis.access import PolicyReplica
+from chassis.audit.auditor import Auditor
 from chassis.middleware import ORDER, Middleware
 from chassis.middleware.access_log import AccessLog, Which
+from chassis.middleware.audit import Audit
 from chassis.middleware.authentication import Authentication
 from chassis.middleware.authorisation import Authorisation
 from chassis.middleware.deadline import Deadline
@@ -31,12 +33,14 @@ def stack(
     access_log: Which = "changes",
     rate_per_s: float = 500.0,
     burst: float = 1000.0,
+    auditor: Auditor | None = None,
     translations: Mapping[type[BaseException], Translation] = TRANSLATIONS,
 ) -> Sequence[Middleware]:
     """All middleware, outermost first."""
     makers: dict[str, Callable[[], Any]] = {
         "tracing": Tracing,
         "access_log": lambda: AccessLog(metrics, access_log),
+        "audit": lambda: Audit(auditor),
         "errors": lambda: Errors(translations),
         "deadline": Deadline,
         "authentication": lambda: Authentication(access),

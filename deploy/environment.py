@@ -16,7 +16,7 @@ from deploy.tools.install import needed_tools
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 INPUTS: Final = ("constraints.txt", "pyproject.toml", "sdk/pyproject.toml", "deploy/environment.py", "deploy/tools")
-PACKAGES: Final = ("./sdk[torch,predict,encryption,images,plots,s3,keras]", ".[node,local,dev]")
+PACKAGES: Final = ("./sdk[torch,predict,audit,encryption,images,plots,s3,keras]", ".[node,local,dev]")
 
 
 def main() -> None:

@@ -10,11 +10,13 @@ from chassis.method import Method
 Enter = Callable[[Call, Any], None]  # with the request of a call that has one, with None for a stream of requests
 Receive = Callable[[Call, Any], None]
 Leave = Callable[[Call], None]
+Around = Callable[[Any], Any]
 
 # Outermost first. A test asserts it; chassis.stack builds it.
 ORDER: Final = (
     "tracing",
     "access_log",
+    "audit",
     "errors",
     "deadline",
     "authentication",
@@ -28,8 +30,8 @@ ORDER: Final = (
 class Steps:
     """What one middleware does around the calls of one method; what it does not do costs nothing.
 
-    Plain functions instead of async context managers: none of them waits for anything, and eight context managers cost
-    a tenth of a call (bench/README.md). `enter` and `receive` raise to refuse; `leave` runs for every call,
+    Plain functions instead of async context managers: only one of them waits for anything, and eight context managers
+    cost a tenth of a call (bench/README.md). `enter` and `receive` raise to refuse; `leave` runs for every call,
     innermost first.
     """
 
@@ -37,6 +39,7 @@ class Steps:
     receive: Receive | None = None  # sees each request message
     recover: Leave | None = None  # sees the calls that failed, before `leave`, and says what call.error is
     leave: Leave | None = None  # sees every call
+    around: Around | None = None  # wraps the handler itself, for what has to wait: behind all `enter` and `receive`
 
 
 class Middleware(Protocol):

@@ -5,15 +5,20 @@ from operator import attrgetter
 from typing import Any, Protocol
 
 from chassis.access import Decision
-from chassis.call import Call, Principal
+from chassis.call import POLICY_REVISION, Call, Principal
 from chassis.method import Method, Rule
 from chassis.middleware import Enter, Steps
-from lepton.errors import PermissionDenied
+from lepton.errors import InvalidArgument, PermissionDenied, Unavailable
 from lepton.names import not_found
 
 
 class Policy(Protocol):
     """Decides permissions, and watches over streams that were let in."""
+
+    @property
+    def revision(self) -> int:
+        """The revision of the policy that decides now."""
+        ...
 
     def allowed(self, principal: Principal, permission: str, resource: str) -> Decision:
         """Whether the principal has the permission on the resource."""
@@ -64,6 +69,9 @@ class Authorisation:
             resource = resource_of(request) if resource_of is not None else ""
             if not resource and method.streams_requests and call.project is not None:
                 return  # the stream's first message named the resource for all of them
+            call.asked = resource
+            if call.policy_revision:
+                self._not_behind(call.policy_revision)
             decision = allowed(principal, permission, resource)
             if decision is not Decision.ALLOWED:
                 raise refusal(decision, permission, resource)
@@ -75,6 +83,14 @@ class Authorisation:
         if resource_of is None and method.streams_requests:
             return Steps(enter=decide, leave=leave)
         return Steps(receive=decide, leave=leave)
+
+    def _not_behind(self, wanted: str) -> None:
+        """A caller that saw the policy written is never answered by an older one: no new enemy."""
+        if not wanted.isascii() or not wanted.isdigit() or len(wanted) > 19:
+            raise InvalidArgument("INVALID_FIELD", fields={POLICY_REVISION: "must be a revision: digits"})
+        if self._policy.revision < int(wanted):
+            known = str(self._policy.revision)
+            raise Unavailable("POLICY_BEHIND", retry_after_s=0.2, revision=known, wanted=wanted)
 
 
 def refusal(decision: Decision, permission: str, resource: str) -> Exception:

@@ -100,6 +100,14 @@ class RoleBindingName(ResourceName):
 
 
 @dataclass(frozen=True, slots=True)
+class RoleName(ResourceName):
+    """A set of permissions."""
+
+    pattern = "roles/{role}"
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
 class OrganisationRoleBindingName(ResourceName):
     """A role given on the whole organisation."""
 

@@ -20,6 +20,11 @@ TEXTS: Final[Mapping[str, str]] = {
     "TOKEN_EXPIRED": "The access token has expired; refresh it or sign in again.",
     "TOKEN_REVOKED": "The access token was revoked; sign in again.",
     "PERMISSION_DENIED": "The caller lacks {permission} on {resource}; ask an administrator for a role that has it.",
+    "POLICY_BEHIND": "The server decides by policy revision {revision}, not yet by {wanted}; try again shortly.",
+    "LIMITED_TOKEN": "A token that is good for a part of its account's permissions makes no credentials; sign in anew.",
+    "OWN_ACCOUNT": "{user} is who calls; have another administrator do it, so that nobody locks themselves out.",
+    "ROLE_IN_USE": "{bindings} bindings give {role}, for example {binding}; delete them first.",
+    "ROTATION_UNDER_WAY": "The newest signing key is not known everywhere yet; try again in {wait_s} seconds.",
     "PEER_DENIED": "The service {peer} may not call this method.",
     "PEER_REQUIRED": "This method is for the services of the mesh only.",
     "METHOD_WITHOUT_RULE": "The method has no access rule and is refused; add the rule option to its proto.",
@@ -59,6 +64,11 @@ TEXTS: Final[Mapping[str, str]] = {
     "JOIN_TOKEN_REFUSED": "The join token is unknown, expired or used; have another one made.",
     "CSR_INVALID": "The certificate signing request cannot be granted; the details say why.",
     # Load and availability.
+    "AUDIT_EXPORT_INVALID": "Line {line} is not that of an exported audit log: {problem}; export it again.",
+    "AUDIT_UNAVAILABLE": (
+        "The call cannot be recorded in the audit log ({problem}), so it was not confirmed; repeat it with the same "
+        "request_id once the operator has made room."
+    ),
     "RATE_LIMITED": "The caller sends too many calls; wait as long as the details say and try again.",
     "MESSAGE_TOO_LARGE": "The message is larger than the server accepts; send less at a time.",
     "DRAINING": "The server is shutting down; try again, another replica will answer.",

@@ -1,10 +1,11 @@
-"""Starts the auth service, or prepares it: `init` and `join-token`."""
+"""Starts the auth service, or prepares and mends it: `init`, `join-token` and `audit-repair`."""
 
 import argparse
 import asyncio
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
 from chassis.app import App, run
 from chassis.clock import SystemClock
@@ -13,11 +14,14 @@ from chassis.etcd import EtcdKV
 from chassis.kv import KVError
 from lepton.errors import LeptonError
 from services.auth.assembly import assemble
-from services.auth.audit import AuditTrail
+from services.auth.audit import HEAD_KEY, AuditTrail
+from services.auth.audit_log.repair import repair
 from services.auth.bootstrap import init
 from services.auth.config import AuthConfig, load
 from services.auth.join_tokens import LIFETIME, JoinTokens
 from services.auth.kek import Kek, KekError
+
+COMMANDS: Final = ("init", "join-token", "audit-repair")
 
 
 async def build(config: AuthConfig, app: App) -> None:
@@ -33,7 +37,11 @@ async def prepare(arguments: argparse.Namespace) -> None:
         if arguments.command == "init":
             print("initialised" if await init(config, kv, clock) else "already initialised")
             return
-        tokens = JoinTokens(kv, AuditTrail(kv, clock), clock)
+        trail = AuditTrail(kv, clock, Kek.load(config.kek_file).derive(HEAD_KEY))
+        if arguments.command == "audit-repair":
+            print(await repair(kv, trail))
+            return
+        tokens = JoinTokens(kv, trail, clock)
         made = await tokens.create(
             arguments.spiffe, timedelta(seconds=arguments.ttl), actor="local/join-token", action="join-token"
         )
@@ -42,10 +50,10 @@ async def prepare(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Choose by the first argument; without one, serve."""
-    if len(sys.argv) < 2 or sys.argv[1] not in ("init", "join-token"):
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         run(AuthConfig, build)
     parser = argparse.ArgumentParser(prog="python -m services.auth", description=__doc__)
-    parser.add_argument("command", choices=["init", "join-token"])
+    parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--config", required=True, type=Path, help="TOML file")
     parser.add_argument("--spiffe", default="", help="path of the SPIFFE id: service/<name> or agent/<node>")
     parser.add_argument("--ttl", type=int, default=int(LIFETIME.total_seconds()), help="seconds")

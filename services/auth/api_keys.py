@@ -1,5 +1,6 @@
 """API keys: random secrets of service accounts, kept only as their SHA-256."""
 
+import base64
 import hashlib
 import hmac
 import secrets
@@ -9,13 +10,13 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from chassis.kv import Delete, Put, mod, present
-from lepton.auth.v1.directory_service_pb2 import CreateApiKeyRequest
+from chassis.kv import Delete, Entry, Put, mod, present
+from lepton.auth.v1.directory_service_pb2 import CreateApiKeyRequest, ListApiKeysRequest
 from lepton.auth.v1.principal_pb2 import ApiKey, ServiceAccount
 from lepton.errors import InvalidArgument
 from lepton.internal.v1 import credentials_pb2
-from lepton.names import ApiKeyName, ServiceAccountName
-from services.auth import layout
+from lepton.names import ApiKeyName, ProjectName, ServiceAccountName
+from services.auth import bindings, layout, permissions
 from services.auth.audit import Deed
 from services.auth.store import Store
 
@@ -27,23 +28,26 @@ _SECRET_BYTES: Final = 32
 class ApiKeys:
     """Makes keys, deletes them, and says whose a secret is."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, derivation_key: bytes) -> None:
         self._store = store
+        self._derivation_key = derivation_key
 
     async def create(self, request: CreateApiKeyRequest) -> ApiKey:
         """A new key; the answer holds its secret, which cannot be had again."""
         account = ServiceAccountName.parse(request.parent, "parent")
         name = ApiKeyName(account.project, account.service_account, request.api_key_id)
-        key = ApiKey(uid=str(uuid.uuid4()), display_name=request.api_key.display_name)
+        wanted = request.api_key
+        key = ApiKey(uid=str(uuid.uuid4()), display_name=wanted.display_name, resource=_checked(wanted, account))
+        key.permissions.extend(sorted(wanted.permissions))
         key.prefix = f"{PREFIX}{key.uid}"
         key.expire_time.CopyFrom(self._expiry(request.api_key))
-        secret = f"{key.prefix}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+        secret = self._secret(key.uid, request.request_id)
         record = credentials_pb2.ApiKeySecret(api_key=str(name), digest=digest(secret))
 
         async def check() -> None:
             await self._store.entry(account, layout.service_account(account))
 
-        await self._store.create(
+        created = await self._store.create(
             request,
             key,
             name,
@@ -52,8 +56,16 @@ class ApiKeys:
             also=[Put(layout.api_key_secret(key.uid), record.SerializeToString())],
             check=check,
         )
-        key.secret = secret
-        return key
+        created.secret = self._secret(created.uid, request.request_id) if request.request_id else secret
+        return created
+
+    async def page(self, request: ListApiKeysRequest) -> tuple[list[ApiKey], str]:
+        """The keys of an account, a project or the organisation, whose secrets begin with a prefix."""
+
+        def keep(entry: Entry) -> bool:
+            return ApiKey.FromString(entry.value).prefix.startswith(request.prefix)
+
+        return await self._store.page(_folder(request.parent), request, ApiKey, keep=keep if request.prefix else None)
 
     async def delete(self, name: ApiKeyName) -> None:
         """The key no longer signs in; access tokens that it obtained live out their five minutes."""
@@ -68,8 +80,8 @@ class ApiKeys:
 
         await self._store.retry(write)
 
-    async def owner(self, secret: str) -> ServiceAccountName | None:
-        """The enabled service account that a secret signs in; None when it signs in nobody."""
+    async def owner(self, secret: str) -> tuple[ServiceAccountName, ApiKey] | None:
+        """The enabled service account that a secret signs in, and its key; None when it signs in nobody."""
         uid = secret.removeprefix(PREFIX).partition("_")[0]
         found = await self._store.kv.get(layout.api_key_secret(uid))
         record = credentials_pb2.ApiKeySecret.FromString(found.value if found is not None else b"")
@@ -85,7 +97,14 @@ class ApiKeys:
         account = await self._store.kv.get(layout.service_account(name.parent))
         if account is None or ServiceAccount.FromString(account.value).disabled:
             return None
-        return name.parent
+        return name.parent, key
+
+    def _secret(self, uid: str, request_id: str) -> str:
+        """A new secret. With a request id it can be made again for the same request, so that it need not be stored."""
+        content = secrets.token_bytes(_SECRET_BYTES)
+        if request_id:
+            content = hmac.digest(self._derivation_key, f"{uid}.{request_id}".encode(), "sha256")
+        return f"{PREFIX}{uid}_{base64.urlsafe_b64encode(content).rstrip(b'=').decode()}"
 
     def _expiry(self, wanted: ApiKey) -> Timestamp:
         now = self._store.clock.now()
@@ -96,6 +115,26 @@ class ApiKeys:
         if wanted.expire_time.ToDatetime(tzinfo=UTC) <= now:
             raise InvalidArgument("INVALID_FIELD", fields={"api_key.expire_time": "must lie in the future"})
         return wanted.expire_time
+
+
+def _folder(parent: str) -> str:
+    if not parent:
+        return layout.api_keys()
+    if parent.count("/") == 1:
+        return layout.api_keys(ProjectName.parse(parent, "parent").project)
+    account = ServiceAccountName.parse(parent, "parent")
+    return layout.api_keys(account.project, account.service_account)
+
+
+def _checked(wanted: ApiKey, account: ServiceAccountName) -> str:
+    """The resource that the key is confined to; InvalidArgument where a limit is not one."""
+    unknown = sorted(each for each in wanted.permissions if not permissions.is_pattern(each))
+    if unknown:
+        bad = f"{unknown[0][:128]!r} is no permission; ListPermissions names them, jobs.* means every verb"
+        raise InvalidArgument("INVALID_FIELD", fields={"api_key.permissions": bad})
+    if wanted.resource and wanted.resource != str(account.parent):
+        bindings.checked_resource(wanted.resource, account.parent, "api_key.resource")
+    return wanted.resource
 
 
 def digest(secret: str) -> bytes:

@@ -11,7 +11,7 @@ from lepton.auth.v1.role_binding_pb2 import RoleBinding
 from lepton.internal.v1 import credentials_pb2
 from lepton.names import OrganisationRoleBindingName, UserName
 from services.auth import keys, layout
-from services.auth.audit import AuditTrail, Deed
+from services.auth.audit import HEAD_KEY, AuditTrail, Deed
 from services.auth.authority_record import authority_put, load_authority
 from services.auth.ca import Authority
 from services.auth.config import AuthConfig
@@ -48,7 +48,7 @@ async def _create(kv: KV, kek: Kek, hashed: str, clock: Clock) -> bool:
     stamp(binding, BINDING, clock)
     password = credentials_pb2.PasswordRecord(hash=hashed, create_time=user.create_time)
     signing_key = keys.new_key(kek, clock)
-    done = await AuditTrail(kv, clock).commit(
+    done = await AuditTrail(kv, clock, kek.derive(HEAD_KEY)).commit(
         Deed(resource=str(ADMIN), actor=ACTOR, action="init"),
         [absent(layout.AUTHORITY)],
         [

@@ -17,6 +17,12 @@
     session_s = 604800                           # of a password session, however often it is refreshed
     certificate_s = 3600
 
+    [audit_log]
+    seal_records = 1024                          # a batch is signed when it has so many,
+    seal_within_s = 5.0                          # or when its oldest record is so old
+    keep_days = 0                                # older records are deleted, provably; 0 = never
+    key_days = 90                                # how long a key signs
+
     [identity]
     state_dir = "/.../state/auth"                # keeps the serving certificate
     trust_bundle = "/.../ca.pem"                 # `init` writes the mesh's CA certificate here
@@ -27,11 +33,13 @@
 
 import os
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from chassis import config as settings
 from chassis.config import ConfigError, ServiceConfig
 from chassis.etcd import TLS
+from services.auth.audit_log.sealer import Sealing
 from services.auth.passwords import MEMORY_KIB
 
 
@@ -63,6 +71,28 @@ class Lifetimes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditLog:
+    """How the audit log is sealed and kept."""
+
+    seal_records: int = 1024
+    seal_within_s: float = 5.0
+    keep_days: int = 0
+    key_days: int = 90
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.seal_records <= 4096:
+            raise ConfigError("audit_log.seal_records must be between 1 and 4096")
+        if self.seal_within_s <= 0 or self.keep_days < 0 or self.key_days < 1:
+            raise ConfigError("audit_log: seal_within_s and key_days must be more than 0, keep_days not less than 0")
+
+    @property
+    def sealing(self) -> Sealing:
+        """When to seal and to delete."""
+        keep = timedelta(days=self.keep_days) if self.keep_days else None
+        return Sealing(records=self.seal_records, within=timedelta(seconds=self.seal_within_s), keep=keep)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuthConfig(ServiceConfig):
     """Everything that the auth service is told."""
 
@@ -74,6 +104,7 @@ class AuthConfig(ServiceConfig):
     etcd: Etcd
     password_memory_kib: int = MEMORY_KIB  # what hashing a password costs; lower it only for tests
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
+    audit_log: AuditLog = field(default_factory=AuditLog)
 
     def __post_init__(self) -> None:
         for name in ("issuer", "audience"):

@@ -1,8 +1,16 @@
 """Conversions from auth's own values to its protos."""
 
+from collections.abc import Iterable
+
+from chassis.access import Decision
+from lepton.auth.v1.access_service_pb2 import ExplainPermissionResponse
 from lepton.auth.v1.identity_service_pb2 import Certificate, JoinToken
 from lepton.auth.v1.session_service_pb2 import Caller
+from lepton.auth.v1.session_service_pb2 import SigningKeys as SigningKeysMessage
+from lepton.internal.v1.credentials_pb2 import SigningKeyRecord
+from services.auth import permissions
 from services.auth.ca import Issued
+from services.auth.explaining import Explanation, Held
 from services.auth.join_tokens import NewToken
 from services.auth.policy import Policy
 
@@ -27,3 +35,35 @@ def caller_to_proto(principal: str, policy: Policy) -> Caller:
     """Who calls and what they hold."""
     grants = [Caller.Grant(role=role, scope=scope) for role, scope in policy.grants(principal)]
     return Caller(principal=principal, grants=grants)
+
+
+def signing_keys_to_proto(records: Iterable[SigningKeyRecord], signing: str) -> SigningKeysMessage:
+    """The keys that tokens are verified with, oldest first; their private halves stay where they are."""
+    by_age = sorted(records, key=lambda each: each.create_time.ToNanoseconds())
+    return SigningKeysMessage(
+        keys=[
+            SigningKeysMessage.Key(kid=each.kid, create_time=each.create_time, signs=each.kid == signing)
+            for each in by_age
+        ]
+    )
+
+
+def explanation_to_proto(explanation: Explanation, permission: str, revision: int) -> ExplainPermissionResponse:
+    """Why a permission is held or not."""
+    return ExplainPermissionResponse(
+        allowed=explanation.decision is Decision.ALLOWED,
+        hidden=explanation.decision is Decision.HIDDEN,
+        grants=map(_held, explanation.grants),
+        lacking=map(_held, explanation.lacking),
+        scopes=explanation.scopes,
+        granting_roles=explanation.granting_roles,
+        limited_by=explanation.limited_by,
+        known=permission in permissions.known(),
+        policy_revision=revision,
+    )
+
+
+def _held(held: Held) -> ExplainPermissionResponse.Grant:
+    return ExplainPermissionResponse.Grant(
+        role_binding=held.binding, role=held.role, scope=held.scope, pattern=held.pattern
+    )

@@ -14,7 +14,7 @@ from services.auth import layout
 from services.auth.kek import Kek
 
 ALGORITHM: Final = "EdDSA"
-_KNOWN_AFTER: Final = timedelta(seconds=60)  # by then every service has a new key from the policy feed
+KNOWN_AFTER: Final = timedelta(seconds=60)  # by then every service has a new key from the policy feed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class KeyRing:
         by_age = sorted(records.values(), key=_created)
         if not by_age:
             raise LookupError("there is no signing key: run `python -m services.auth init` first")
-        known = [record for record in by_age if self._clock.now() - _created(record) >= _KNOWN_AFTER]
+        known = [record for record in by_age if self._clock.now() - _created(record) >= KNOWN_AFTER]
         return self._open(known[-1] if known else by_age[0])
 
     def _open(self, record: credentials_pb2.SigningKeyRecord) -> SigningKey:

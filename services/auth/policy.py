@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from typing import Final, TypeVar
 
@@ -12,8 +12,11 @@ from chassis.kv import KV, WatchBatch, follow
 from chassis.logs import logger
 from chassis.policy_feed import snapshot_of
 from lepton.auth.v1.role_binding_pb2 import RoleBinding
+from lepton.auth.v1.role_pb2 import Role
+from lepton.errors import Unavailable
 from lepton.internal.v1 import credentials_pb2, policy_feed_pb2
 from services.auth import keys, layout
+from services.auth.explaining import Given
 from services.auth.roles import ROLES
 
 log = logger(__name__)
@@ -38,7 +41,8 @@ class Policy:
         self.revision = 0
         self.bindings: dict[str, RoleBinding] = {}
         self.signing_keys: dict[str, credentials_pb2.SigningKeyRecord] = {}
-        self.revoked_sessions: set[str] = set()
+        self.roles: dict[str, frozenset[str]] = dict(ROLES)
+        self._revocations: dict[str, policy_feed_pb2.Policy.Revocation] = {}
 
     async def start(self) -> None:
         """Read the policy as it is, so that the first call is decided by it."""
@@ -82,11 +86,25 @@ class Policy:
                 log.warning("policy lags behind", revision=self.revision, wanted=revision)
                 return
 
+    async def at_least(self, revision: int) -> None:
+        """Decide by a revision or a later one, or not at all: what a caller saw written is never overlooked."""
+        if self.revision < revision:
+            await self.reached(revision)
+        if self.revision < revision:
+            raise Unavailable("POLICY_BEHIND", retry_after_s=0.5, revision=str(self.revision), wanted=str(revision))
+
+    def given(self, is_listed: Callable[[str], bool]) -> Iterator[Given]:
+        """The bindings, for explanations; without the names of those in scopes where they may not be listed."""
+        for key, binding in self.bindings.items():
+            scope = scope_of(key, binding)
+            name = binding.name if is_listed("" if scope == ORGANISATION else scope) else ""
+            yield Given(name=name, role=binding.role, scope=scope, members=frozenset(binding.members))
+
     def grants(self, principal: str) -> Iterator[tuple[str, str]]:
         """The roles of a principal, each with the scope in which it is held."""
         for key in sorted(self.bindings):
             if principal in self.bindings[key].members:
-                yield self.bindings[key].role, scope_of(key)
+                yield self.bindings[key].role, scope_of(key, self.bindings[key])
 
     @property
     def jwks_json(self) -> str:
@@ -99,31 +117,34 @@ class Policy:
         elif key.startswith(layout.SIGNING_KEYS):
             record = credentials_pb2.SigningKeyRecord.FromString(value) if value is not None else None
             _set(self.signing_keys, key, record)
-        elif value is None:
-            self.revoked_sessions.discard(key.removeprefix(layout.REVOKED_SESSIONS))
+        elif key.startswith(layout.ROLES):
+            patterns = frozenset(Role.FromString(value).permissions) if value is not None else None
+            _set(self.roles, f"roles/{key.removeprefix(layout.ROLES)}", patterns)
         else:
-            self.revoked_sessions.add(key.removeprefix(layout.REVOKED_SESSIONS))
+            mark = policy_feed_pb2.Policy.Revocation.FromString(value) if value is not None else None
+            _set(self._revocations, key, mark)
 
     def _build(self) -> policy_feed_pb2.Policy:
         return policy_feed_pb2.Policy(
             roles=[
-                policy_feed_pb2.Policy.Role(name=name, permissions=sorted(patterns)) for name, patterns in ROLES.items()
+                policy_feed_pb2.Policy.Role(name=name, permissions=sorted(patterns))
+                for name, patterns in self.roles.items()
             ],
             bindings=[
-                policy_feed_pb2.Policy.Binding(role=binding.role, scope=scope_of(key), members=binding.members)
+                policy_feed_pb2.Policy.Binding(role=binding.role, scope=scope_of(key, binding), members=binding.members)
                 for key, binding in sorted(self.bindings.items())
             ],
-            revocations=[
-                policy_feed_pb2.Policy.Revocation(session=session) for session in sorted(self.revoked_sessions)
-            ],
+            revocations=[self._revocations[key] for key in sorted(self._revocations)],
             jwks_json=json.dumps(keys.key_set(self.signing_keys.values())),
             issuer=self._issuer,
             audience=self._audience,
         )
 
 
-def scope_of(binding_key: str) -> str:
-    """Where the roles of a binding's key hold: `projects/<id>`, or `*` for the organisation."""
+def scope_of(binding_key: str, binding: RoleBinding) -> str:
+    """Where the role of a binding holds: on a resource, in `projects/<id>`, or `*` for the organisation."""
+    if binding.resource:
+        return binding.resource
     collection, _, rest = binding_key.removeprefix(layout.BINDINGS).partition("/")
     return ORGANISATION if collection == "organisation" else f"projects/{rest.partition('/')[0]}"
 

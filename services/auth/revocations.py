@@ -1,7 +1,7 @@
 """Revocations: sessions whose access tokens are refused everywhere until the last of them has expired."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from chassis.kv import KV, Compacted, Entry, Op, Put
@@ -25,6 +25,18 @@ class Revocations:
         """Refuse the access tokens of a session."""
         lease = await self._kv.grant(self._keep_s, keep_alive=False)
         return _mark(session, lease.id)
+
+    async def of_token(self, token_id: str) -> Op:
+        """Refuse one access token."""
+        lease = await self._kv.grant(self._keep_s, keep_alive=False)
+        mark = policy_feed_pb2.Policy.Revocation(jti=token_id)
+        return Put(layout.revoked_token(token_id), mark.SerializeToString(), lease.id)
+
+    async def of_principal(self, principal: str, now: datetime) -> Op:
+        """Refuse every access token that a principal has now; those of the second that has begun too."""
+        lease = await self._kv.grant(self._keep_s, keep_alive=False)
+        mark = policy_feed_pb2.Policy.Revocation(principal=principal, before_unix_s=int(now.timestamp()) + 1)
+        return Put(layout.revoked_principal(principal), mark.SerializeToString(), lease.id)
 
     async def of_user(self, name: UserName) -> Sequence[Op]:
         """Refuse the access tokens of a user's sessions, as many as a transaction takes; `complete` does the rest."""

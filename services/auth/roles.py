@@ -24,7 +24,7 @@ DEVELOPER: Final = VIEWER | {
 
 # Runs the machines and stops what harms them; sees what runs, but no project's data.
 OPERATOR: Final = VIEWER | {
-    "auditRecords.list",
+    "auditRecords.export", "auditRecords.list", "auditRecords.verify",
     "floatingResources.create", "floatingResources.delete", "floatingResources.update",
     "jobs.cancel",
     "joinTokens.create",

@@ -2,6 +2,7 @@
 
 import hmac
 import secrets
+from collections.abc import Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -9,7 +10,8 @@ from typing import Final
 from chassis.access import ORGANISATION
 from chassis.call import Principal
 from chassis.kv import Delete, Put, absent, mod
-from lepton.auth.v1.principal_pb2 import User
+from chassis.permissions import Permissions
+from lepton.auth.v1.principal_pb2 import ApiKey, User
 from lepton.auth.v1.session_service_pb2 import PasswordCredential, Session
 from lepton.errors import Aborted, Unauthenticated
 from lepton.internal.v1 import credentials_pb2
@@ -24,6 +26,7 @@ from services.auth.store import Store
 from services.auth.tokens import AccessTokens
 
 REFRESH_PREFIX: Final = "lpr_"
+_PREDICTS: Final = "deployments.get"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +89,12 @@ class Sessions:
 
     async def sign_in_with_api_key(self, secret: str) -> Session:
         """An access token for the service account of a key. There is nothing to refresh: the key signs in again."""
-        account = await self._api_keys.owner(secret)
-        if account is None:
+        found = await self._api_keys.owner(secret)
+        if found is None:
             raise await self._refuse("")
+        account, key = found
         await self._store.audit.commit(Deed(resource=str(account), actor=str(account)))
-        return self._access(str(account), secrets.token_hex(16))
+        return self._access(str(account), secrets.token_hex(16), key)
 
     async def refresh(self, refresh_token: str) -> Session:
         """The session goes on with new tokens. A token that was used before ends it: one of its two users stole it."""
@@ -141,10 +145,12 @@ class Sessions:
         session.refresh_expire_time.CopyFrom(record.expire_time)
         return session
 
-    def _access(self, principal: str, session_id: str) -> Session:
+    def _access(self, principal: str, session_id: str, key: ApiKey | None = None) -> Session:
         scopes = {scope for _, scope in self._policy.grants(principal)}
-        projects = {ORGANISATION} if ORGANISATION in scopes else {each.removeprefix("projects/") for each in scopes}
-        access = self._tokens.issue(principal, session_id, projects)
+        limit = key or ApiKey()
+        access = self._tokens.issue(
+            principal, session_id, _projects(scopes, limit), permissions=limit.permissions, within=limit.resource
+        )
         session = Session(principal=principal, access_token=access.token)
         session.access_expire_time.FromDatetime(_naive(access.expires))
         return session
@@ -162,6 +168,20 @@ class Sessions:
 
     def _mac(self, body: str) -> str:
         return hmac.digest(self._refresh_key, body.encode(), "sha256").hex()
+
+
+def _projects(scopes: Set[str], limit: ApiKey) -> Set[str]:
+    """Where the gateway lets the token predict: in projects in which it is good as a whole, and for serving."""
+    if limit.permissions and not Permissions(limit.permissions).grants(_PREDICTS):
+        return set()
+    whole = {
+        scope.removeprefix("projects/") for scope in scopes if scope.startswith("projects/") and scope.count("/") == 1
+    }
+    if not limit.resource:
+        return {ORGANISATION} if ORGANISATION in scopes else whole
+    confined = limit.resource.removeprefix("projects/")
+    is_held = ORGANISATION in scopes or confined in whole
+    return {confined} if is_held and "/" not in confined else set()
 
 
 def _naive(time: datetime) -> datetime:

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from joserfc import jwt
 
@@ -38,11 +38,19 @@ class AccessTokens:
         self._lifetime = lifetime
         self._clock = clock
 
-    def issue(self, principal: str, session: str, projects: Iterable[str]) -> AccessToken:
-        """A token for a principal that has just proved who they are."""
+    def issue(
+        self,
+        principal: str,
+        session: str,
+        projects: Iterable[str],
+        *,
+        permissions: Iterable[str] = (),
+        within: str = "",
+    ) -> AccessToken:
+        """A token for a principal that has just proved who they are; the limits take away from its roles."""
         now = self._clock.now().replace(microsecond=0)
         expires = now + self._lifetime
-        claims = {
+        claims: dict[str, Any] = {
             "iss": self._issuer,
             "aud": self._audience,
             "sub": principal,
@@ -53,6 +61,10 @@ class AccessTokens:
             "exp": int(expires.timestamp()),
             "projects": _fitting(projects),
         }
+        if permissions:
+            claims["permissions"] = sorted(permissions)
+        if within:
+            claims["within"] = within
         key = self._signing_key()
         header = {"typ": "JWT", "alg": ALGORITHM, "kid": key.kid}
         return AccessToken(token=jwt.encode(header, claims, key.key, algorithms=[ALGORITHM]), expires=expires)

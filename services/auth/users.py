@@ -1,6 +1,6 @@
 """Users: people who sign in with a password."""
 
-from chassis.kv import DeletePrefix, Put, mod
+from chassis.kv import DeletePrefix, Op, Put, mod
 from lepton.auth.v1.directory_service_pb2 import CreateUserRequest, ListUsersRequest, SetPasswordRequest
 from lepton.auth.v1.principal_pb2 import User
 from lepton.internal.v1 import credentials_pb2
@@ -64,6 +64,31 @@ class Users:
         user, revision = await self._store.retry(write)
         await self._revocations.complete(name, revision)
         await self._policy.reached(revision)
+        return user
+
+    async def set_disabled(self, name: UserName, *, disabled: bool) -> User:
+        """Let a user sign in, or no longer; who is disabled is signed out everywhere at once."""
+
+        async def write() -> tuple[User, int] | None:
+            entry = await self._store.entry(name, layout.user(name))
+            user = resource_of(entry, User)
+            user.disabled = disabled
+            user.update_time.FromDatetime(self._store.clock.now())
+            user.ClearField("etag")
+            ending: list[Op] = []
+            if disabled:
+                mark = await self._revocations.of_principal(str(name), self._store.clock.now())
+                ending = [mark, DeletePrefix(layout.sessions(name))]
+            done = await self._store.audit.commit(
+                Deed(resource=str(name)),
+                [mod(entry.key, entry.mod_revision)],
+                [Put(entry.key, user.SerializeToString()), *ending],
+            )
+            return (with_etag(user, done.revision), done.revision) if done.succeeded else None
+
+        user, revision = await self._store.retry(write)
+        if disabled:  # else nothing of the policy was written
+            await self._policy.reached(revision)
         return user
 
     async def _record(self, password: str) -> credentials_pb2.PasswordRecord:

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from chassis.kv import KV
+from lepton.audit.record import Outcome
 from lepton.auth.v1 import directory_service_pb2 as directory
 from lepton.auth.v1 import identity_service_pb2 as identity
 from lepton.auth.v1 import session_service_pb2 as sessions
 from lepton.errors import AlreadyExists, Unauthenticated
-from services.auth.audit import first_broken
 from services.auth.kek import KekError
-from tests.auth.test_audit import trail
+from tests.auth.test_audit import findings, stored_records
 from tests.auth.test_directory import PASSWORD
 from tests.auth.test_identity import csr
 from tests.harness.auth import running_auth
@@ -36,8 +36,7 @@ async def test_a_restart_keeps_everything(kv: KV, tmp_path: Path) -> None:
         peer = await auth.peer(member)
         await peer.identity.RenewCertificate(identity.RenewCertificateRequest(csr_pem=csr()))
         await stubs.identity.IssueCertificate(identity.IssueCertificateRequest(join_token=unused, csr_pem=csr()))
-        records, head = await trail(kv)
-        assert first_broken(records, head) is None
+        assert await findings(auth) == []
 
 
 async def test_two_replicas_serve_side_by_side(kv: KV, tmp_path: Path) -> None:
@@ -73,9 +72,9 @@ async def test_replicas_that_create_the_same_project_at_once_make_one(kv: KV, tm
         answers = await asyncio.gather(*(create(at % 2) for at in range(6)), return_exceptions=True)
         assert sum(not isinstance(answer, BaseException) for answer in answers) == 1
         assert sum(isinstance(answer, AlreadyExists) for answer in answers) == 5
-        records, head = await trail(kv)
-        assert first_broken(records, head) is None
-        assert [record.action.rpartition("/")[2] for record in records].count("CreateProject") == 1
+        assert await findings(two) == []
+        made = [each for each in await stored_records(kv) if each.action.endswith("/CreateProject")]
+        assert [each.outcome for each in made].count(Outcome.SUCCEEDED) == 1
 
 
 async def test_a_replica_with_another_kek_does_not_start(kv: KV, tmp_path: Path) -> None:

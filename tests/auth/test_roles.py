@@ -63,7 +63,7 @@ def test_viewers_change_nothing() -> None:
 
 
 def test_only_administrators_touch_principals_and_bindings() -> None:
-    sensitive = ("users", "roleBindings", "serviceAccounts", "apiKeys")
+    sensitive = ("users", "roles", "roleBindings", "serviceAccounts", "apiKeys", "sessions", "signingKeys")
     for role in (VIEWER, DEVELOPER, OPERATOR):
         assert not [permission for permission in role if permission.partition(".")[0] in sensitive]
 
@@ -71,10 +71,12 @@ def test_only_administrators_touch_principals_and_bindings() -> None:
 def test_no_permission_is_left_to_administrators_by_oversight() -> None:
     """A new permission must be given to a role, or put on this list on purpose."""
     only_administrators = {
-        "apiKeys.create", "apiKeys.delete",
+        "apiKeys.create", "apiKeys.delete", "apiKeys.list",
         "projects.create", "projects.delete",
         "roleBindings.create", "roleBindings.delete", "roleBindings.list",
+        "roles.create", "roles.delete", "roles.update",
         "serviceAccounts.create", "serviceAccounts.get", "serviceAccounts.list",
+        "sessions.revoke", "signingKeys.list", "signingKeys.rotate",
         "users.create", "users.get", "users.list", "users.update",
     }  # fmt: skip
     assert only_administrators == KNOWN - (VIEWER | DEVELOPER | OPERATOR)

@@ -18,7 +18,8 @@ from tests.harness.mesh import Mesh, serving
 
 def test_the_order_is_the_documented_one(mesh_free_stack: Any) -> None:
     assert ORDER == (
-        "tracing", "access_log", "errors", "deadline", "authentication", "authorisation", "rate_limit", "validation",
+        "tracing", "access_log", "audit", "errors", "deadline", "authentication", "authorisation", "rate_limit",
+        "validation",
     )  # fmt: skip
     assert [type(each).__module__.rpartition(".")[2] for each in mesh_free_stack] == list(ORDER)
 

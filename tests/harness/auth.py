@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from lepton.auth.v1 import (
     session_service_pb2,
     session_service_pb2_grpc,
 )
-from lepton.internal.v1 import policy_feed_pb2_grpc
+from lepton.internal.v1 import audit_feed_pb2_grpc, policy_feed_pb2_grpc
 from services.auth.assembly import assemble
-from services.auth.audit import AuditTrail
+from services.auth.audit import HEAD_KEY, AuditTrail
 from services.auth.bootstrap import init
 from services.auth.config import AuthConfig, Etcd, Lifetimes
 from services.auth.join_tokens import JoinTokens
@@ -42,6 +42,7 @@ class Stubs:
         self.access: Any = access_service_pb2_grpc.AccessServiceStub(connection)
         self.identity: Any = identity_service_pb2_grpc.IdentityServiceStub(connection)
         self.audit: Any = audit_service_pb2_grpc.AuditServiceStub(connection)
+        self.feed: Any = audit_feed_pb2_grpc.AuditFeedServiceStub(connection)
         self.policy: Any = policy_feed_pb2_grpc.PolicyFeedServiceStub(connection)
 
 
@@ -99,7 +100,8 @@ class RunningAuth:
 
     async def join_token(self, path: str) -> str:
         """As `python -m services.auth join-token` makes it."""
-        tokens = JoinTokens(self.kv, AuditTrail(self.kv, self.clock), self.clock)
+        trail = AuditTrail(self.kv, self.clock, Kek.load(self.config.kek_file).derive(HEAD_KEY))
+        tokens = JoinTokens(self.kv, trail, self.clock)
         return (await tokens.create(path, actor="test", action="join-token")).token
 
     async def join(self, path: str, hosts: tuple[str, ...] = ("localhost", "127.0.0.1")) -> Credentials:
@@ -133,10 +135,17 @@ def auth_config(folder: Path, replica: str = "a", **changes: Any) -> AuthConfig:
 
 @asynccontextmanager
 async def running_auth(
-    kv: KV, folder: Path, *, replica: str = "a", clock: Clock | None = None, lifetimes: Lifetimes | None = None
+    kv: KV,
+    folder: Path,
+    *,
+    replica: str = "a",
+    clock: Clock | None = None,
+    lifetimes: Lifetimes | None = None,
+    **changes: Any,
 ) -> AsyncIterator[RunningAuth]:
     """An initialised replica, serving."""
-    config, clock = auth_config(folder, replica, lifetimes=lifetimes or Lifetimes()), clock or SystemClock()
+    config = replace(auth_config(folder, replica, lifetimes=lifetimes or Lifetimes()), **changes)
+    clock = clock or SystemClock()
     await init(config, kv, clock)
     stopping = asyncio.Event()
     async with AsyncExitStack() as resources, asyncio.TaskGroup() as tasks:

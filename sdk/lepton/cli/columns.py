@@ -87,12 +87,50 @@ _MESSAGE: Final = Column("MESSAGE", _field("message"), is_wide=True)
 PROJECTS: Final = (_NAME, Column("DISPLAY NAME", _field("display_name")), _AGE)
 USERS: Final = (_NAME, Column("DISPLAY NAME", _field("display_name")), Column("DISABLED", _field("disabled")), _AGE)
 SERVICE_ACCOUNTS: Final = (_NAME, Column("RESOURCE", _field("name")), _AGE)
+API_KEYS: Final = (
+    _NAME,
+    Column("ACCOUNT", lambda each: each.name.split("/")[3]),
+    Column("PREFIX", _field("prefix")),
+    Column("EXPIRES", lambda each: each.expire_time.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d")),
+    Column("PERMISSIONS", lambda each: ", ".join(each.permissions) or "all"),
+    Column("ON", lambda each: each.resource or "-"),
+    _FULL,
+    _AGE,
+)
+ROLES: Final = (
+    _NAME,
+    Column("BUILT IN", _field("built_in")),
+    Column("PERMISSIONS", lambda each: ", ".join(each.permissions)),
+    _AGE,
+)
+SIGNING_KEYS: Final = (Column("KEY", _field("kid")), Column("SIGNS", _field("signs")), _AGE)
 ROLE_BINDINGS: Final = (
     _NAME,
     Column("ROLE", _last("role")),
+    Column("ON", lambda each: each.resource or "-", is_wide=True),
     Column("MEMBERS", lambda each: ", ".join(each.members)),
     _FULL,
     _AGE,
+)
+AUDIT: Final = (
+    Column("SEQUENCE", _field("sequence")),
+    Column("TIME", lambda each: each.time.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]),
+    Column("ACTOR", lambda each: each.actor or "-"),
+    Column("ACTION", _last("action")),
+    Column("RESOURCE", lambda each: each.resource or "-"),
+    Column("OUTCOME", lambda each: each.Outcome.Name(each.outcome)),
+    Column("REASON", lambda each: each.reason or "-"),
+    Column("COUNT", _field("count"), is_wide=True),
+    Column("SERVICE", _field("service"), is_wide=True),
+    Column("SOURCE", _field("source"), is_wide=True),
+    Column("POLICY", _field("policy_revision"), is_wide=True),
+    Column("TRACE", lambda each: each.trace_id or "-", is_wide=True),
+)
+AUDIT_FINDINGS: Final = (
+    Column("FOUND", lambda each: each.Kind.Name(each.kind)),
+    Column("FIRST", _field("first")),
+    Column("LAST", _field("last")),
+    Column("WHAT", _field("message")),
 )
 POOLS: Final = (
     _NAME,

@@ -33,13 +33,30 @@ async def list_(shell: Shell) -> int | None:
     return None
 
 
+@command(app, "disable")
+async def disable(shell: Shell, user: Annotated[str, typer.Argument(help="The user.")]) -> int | None:
+    """Sign a user out everywhere, and let them sign in no more."""
+    async with shell.client() as client:
+        shell.printer.one(await client.users.set_disabled(user, disabled=True), USERS)
+    return None
+
+
+@command(app, "enable")
+async def enable(shell: Shell, user: Annotated[str, typer.Argument(help="The user.")]) -> int | None:
+    """Let a disabled user sign in again."""
+    async with shell.client() as client:
+        shell.printer.one(await client.users.set_disabled(user, disabled=False), USERS)
+    return None
+
+
 @command(app, "grant")
 async def grant(
     shell: Shell,
-    role: Annotated[str, typer.Argument(help="viewer, developer, operator or admin.")],
+    role: Annotated[str, typer.Argument(help="viewer, developer, operator, admin, or a role of your own.")],
     members: Annotated[list[str], typer.Argument(help="Principals: users/NAME or projects/P/serviceAccounts/NAME.")],
     name: Annotated[str, typer.Option(help="The binding's id; default: made of the role and the first member.")] = "",
     organisation: Annotated[bool, typer.Option("--organisation", help="In the whole organisation.")] = False,
+    resource: Annotated[str, typer.Option("--on", help="Only on this resource, by its whole name.")] = "",
 ) -> int | None:
     """Grant a role to principals, in the project.
 
@@ -48,6 +65,6 @@ async def grant(
     binding_id = name or f"{role.removeprefix('roles/')}-{members[0].rpartition('/')[2]}"
     async with shell.client() as client:
         project = "*" if organisation else None
-        binding = await client.role_bindings.create(binding_id, role, members, project=project)
+        binding = await client.role_bindings.create(binding_id, role, members, project=project, resource=resource)
     shell.printer.one(binding, ROLE_BINDINGS)
     return None

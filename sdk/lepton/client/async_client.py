@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from lepton.auth.v1 import session_service_pb2 as session_pb
 from lepton.auth.v1.session_service_pb2_grpc import SessionServiceStub
+from lepton.client.access import Access
 from lepton.client.api_keys import ApiKeys
 from lepton.client.artifacts import Artifacts
+from lepton.client.audit import Audit
 from lepton.client.calls import Calls
 from lepton.client.credentials import Credentials, CredentialStore, FileCredentials, MemoryCredentials
 from lepton.client.deployments import Deployments
@@ -75,7 +77,9 @@ class AsyncClient:
         self.service_accounts = ServiceAccounts(self._calls, self._scope)
         self.api_keys = ApiKeys(self._calls, self._scope)
         self.role_bindings = RoleBindings(self._calls, self._scope)
+        self.access = Access(self._calls, self._scope)
         self.join_tokens = JoinTokens(self._calls, self._scope)
+        self.audit = Audit(self._calls, self._scope)
         self.pools = Pools(self._calls, self._scope)
         self.nodes = Nodes(self._calls, self._scope)
         self.queues = Queues(self._calls, self._scope)

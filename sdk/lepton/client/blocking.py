@@ -3,9 +3,11 @@
 from types import TracebackType
 from typing import Any, Self
 
+from lepton.client.access import Access
 from lepton.client.api_keys import ApiKeys
 from lepton.client.artifacts import Artifacts
 from lepton.client.async_client import AsyncClient
+from lepton.client.audit import Audit
 from lepton.client.deployments import Deployments
 from lepton.client.explain import Explain
 from lepton.client.jobs import Jobs
@@ -41,6 +43,7 @@ class BlockingUsers(Facade[Users]):
     get = waits(Users.get)
     list = lists(Users.list)
     set_password = waits(Users.set_password)
+    set_disabled = waits(Users.set_disabled)
 
 
 class BlockingServiceAccounts(Facade[ServiceAccounts]):
@@ -55,7 +58,24 @@ class BlockingApiKeys(Facade[ApiKeys]):
     """`client.api_keys` that blocks."""
 
     create = waits(ApiKeys.create)
+    list = lists(ApiKeys.list)
     delete = waits(ApiKeys.delete)
+
+
+class BlockingAccess(Facade[Access]):
+    """`client.access` that blocks."""
+
+    can = waits(Access.can)
+    explain = waits(Access.explain)
+    permissions = waits(Access.permissions)
+    roles = waits(Access.roles)
+    role = waits(Access.role)
+    create_role = waits(Access.create_role)
+    update_role = waits(Access.update_role)
+    delete_role = waits(Access.delete_role)
+    revoke = waits(Access.revoke)
+    signing_keys = waits(Access.signing_keys)
+    rotate_signing_key = waits(Access.rotate_signing_key)
 
 
 class BlockingRoleBindings(Facade[RoleBindings]):
@@ -71,6 +91,15 @@ class BlockingJoinTokens(Facade[JoinTokens]):
     """`client.join_tokens` that blocks."""
 
     create = waits(JoinTokens.create)
+
+
+class BlockingAudit(Facade[Audit]):
+    """`client.audit` that blocks."""
+
+    query = lists(Audit.query)
+    tail = iterates(Audit.tail)
+    verify = waits(Audit.verify)
+    export = iterates(Audit.export)
 
 
 class BlockingQueues(Facade[Queues]):
@@ -229,7 +258,9 @@ class Client(Facade[AsyncClient]):
         self.service_accounts = BlockingServiceAccounts(loop, self._group.service_accounts)
         self.api_keys = BlockingApiKeys(loop, self._group.api_keys)
         self.role_bindings = BlockingRoleBindings(loop, self._group.role_bindings)
+        self.access = BlockingAccess(loop, self._group.access)
         self.join_tokens = BlockingJoinTokens(loop, self._group.join_tokens)
+        self.audit = BlockingAudit(loop, self._group.audit)
         self.pools = BlockingPools(loop, self._group.pools)
         self.queues = BlockingQueues(loop, self._group.queues)
         self.floating_resources = BlockingFloatingResources(loop, self._group.floating_resources)

@@ -27,10 +27,15 @@ class RoleBindings(Group):
         members: Collection[str],
         *,
         project: str | None = None,
+        resource: str = "",
         request_id: str = "",
     ) -> RoleBinding:
-        """Grant a role (`developer` or `roles/developer`) to principals, by their whole names. AlreadyExists."""
-        binding = RoleBinding(role=role if role.startswith("roles/") else f"roles/{role}", members=members)
+        """Grant a role (`developer` or `roles/developer`) to principals, by their whole names. AlreadyExists.
+
+        `resource` is the whole name of the one resource on which it holds.
+        """
+        name = role if role.startswith("roles/") else f"roles/{role}"
+        binding = RoleBinding(role=name, members=members, resource=resource)
         request = pb.CreateRoleBindingRequest(
             parent=self._parent(project),
             role_binding_id=role_binding_id,

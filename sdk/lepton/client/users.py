@@ -46,6 +46,12 @@ class Users(Group):
         request = pb.SetPasswordRequest(name=_name(user), password=password)
         return await self._calls.unary(self._stub.SetPassword, request)
 
+    async def set_disabled(self, user: str, *, disabled: bool) -> User:
+        """Sign a user out everywhere and let them sign in no more; or let them again."""
+        if disabled:
+            return await self._calls.unary(self._stub.DisableUser, pb.DisableUserRequest(name=_name(user)))
+        return await self._calls.unary(self._stub.EnableUser, pb.EnableUserRequest(name=_name(user)))
+
 
 def _name(user: str) -> str:
     return str(UserName.parse(user) if "/" in user else UserName(user))

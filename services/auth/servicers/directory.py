@@ -9,6 +9,7 @@ from lepton.auth.v1 import directory_service_pb2 as pb
 from lepton.auth.v1 import directory_service_pb2_grpc
 from lepton.auth.v1.principal_pb2 import ApiKey, ServiceAccount, User
 from lepton.auth.v1.project_pb2 import Project
+from lepton.errors import FailedPrecondition, PermissionDenied
 from lepton.names import ApiKeyName, ProjectName, ServiceAccountName, UserName
 from services.auth.api_keys import ApiKeys
 from services.auth.projects import Projects
@@ -62,6 +63,15 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
     async def SetPassword(self, request: pb.SetPasswordRequest, context: Any) -> User:
         return await self._users.set_password(request)
 
+    async def DisableUser(self, request: pb.DisableUserRequest, context: Any) -> User:
+        name = UserName.parse(request.name)
+        if str(name) == the_caller().name:
+            raise FailedPrecondition("OWN_ACCOUNT", user=str(name))
+        return await self._users.set_disabled(name, disabled=True)
+
+    async def EnableUser(self, request: pb.EnableUserRequest, context: Any) -> User:
+        return await self._users.set_disabled(UserName.parse(request.name), disabled=False)
+
     async def CreateServiceAccount(self, request: pb.CreateServiceAccountRequest, context: Any) -> ServiceAccount:
         return await self._service_accounts.create(request)
 
@@ -75,7 +85,13 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
         return pb.ListServiceAccountsResponse(service_accounts=accounts, next_page_token=token)
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> ApiKey:
+        if the_caller().is_limited:  # a key that is good for less must not make one that is good for more
+            raise PermissionDenied("LIMITED_TOKEN")
         return await self._api_keys.create(request)
+
+    async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Any) -> pb.ListApiKeysResponse:
+        keys, token = await self._api_keys.page(request)
+        return pb.ListApiKeysResponse(api_keys=keys, next_page_token=token)
 
     async def DeleteApiKey(self, request: pb.DeleteApiKeyRequest, context: Any) -> Empty:
         await self._api_keys.delete(ApiKeyName.parse(request.name))

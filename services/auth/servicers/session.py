@@ -4,18 +4,22 @@ from typing import Any
 
 from lepton.auth.v1 import session_service_pb2 as pb
 from lepton.auth.v1 import session_service_pb2_grpc
-from services.auth.convert import caller_to_proto
+from services.auth.access_revoking import AccessRevoking
+from services.auth.convert import caller_to_proto, signing_keys_to_proto
 from services.auth.policy import Policy
 from services.auth.servicers.caller import the_caller
 from services.auth.sessions import Sessions
+from services.auth.signing_keys import SigningKeys
 
 
 class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
     """Serves sessions."""
 
-    def __init__(self, sessions: Sessions, policy: Policy) -> None:
+    def __init__(self, sessions: Sessions, policy: Policy, revoking: AccessRevoking, signing_keys: SigningKeys) -> None:
         self._sessions = sessions
         self._policy = policy
+        self._revoking = revoking
+        self._signing_keys = signing_keys
 
     async def SignIn(self, request: pb.SignInRequest, context: Any) -> pb.Session:
         if request.WhichOneof("credential") == "api_key":
@@ -31,6 +35,19 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
 
     async def GetCaller(self, request: pb.GetCallerRequest, context: Any) -> pb.Caller:
         return caller_to_proto(the_caller().name, self._policy)
+
+    async def RevokeAccess(self, request: pb.RevokeAccessRequest, context: Any) -> pb.RevokeAccessResponse:
+        return pb.RevokeAccessResponse(policy_revision=await self._revoking.revoke(request))
+
+    async def RotateSigningKey(self, request: pb.RotateSigningKeyRequest, context: Any) -> pb.SigningKeys:
+        await self._signing_keys.rotate(distrust_former=request.distrust_former)
+        return self._keys()
+
+    async def ListSigningKeys(self, request: pb.ListSigningKeysRequest, context: Any) -> pb.SigningKeys:
+        return self._keys()
+
+    def _keys(self) -> pb.SigningKeys:
+        return signing_keys_to_proto(self._policy.signing_keys.values(), self._signing_keys.signing)
 
     async def GetJwks(self, request: pb.GetJwksRequest, context: Any) -> pb.Jwks:
         return pb.Jwks(json=self._policy.jwks_json)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from lepton.auth.v1 import role_binding_pb2 as _role_binding_pb2
+from lepton.auth.v1 import role_pb2 as _role_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -136,6 +137,192 @@ class DeleteRoleBindingRequest(_message.Message):
 Global___DeleteRoleBindingRequest: _TypeAlias = DeleteRoleBindingRequest  # noqa: Y015
 
 @_typing.final
+class CreateRoleRequest(_message.Message):
+    """Asks to create a role."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_ID_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    role_id: _builtins.str
+    """The last part of the name."""
+    request_id: _builtins.str
+    """A UUID; a repeat of the same request returns the first answer."""
+    @_builtins.property
+    def role(self) -> _role_pb2.Role:
+        """The role."""
+
+    def __init__(
+        self,
+        *,
+        role_id: _builtins.str = ...,
+        role: _role_pb2.Role | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["role", b"role"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "role", b"role", "role_id", b"role_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRoleRequest: _TypeAlias = CreateRoleRequest  # noqa: Y015
+
+@_typing.final
+class GetRoleRequest(_message.Message):
+    """Asks for a role."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`roles/{role}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRoleRequest: _TypeAlias = GetRoleRequest  # noqa: Y015
+
+@_typing.final
+class ListRolesRequest(_message.Message):
+    """Asks for the roles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRolesRequest: _TypeAlias = ListRolesRequest  # noqa: Y015
+
+@_typing.final
+class ListRolesResponse(_message.Message):
+    """All roles: they are few."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedCompositeFieldContainer[_role_pb2.Role]:
+        """The built-in ones, then the organisation's own, by name."""
+
+    def __init__(
+        self,
+        *,
+        roles: _abc.Iterable[_role_pb2.Role] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["roles", b"roles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRolesResponse: _TypeAlias = ListRolesResponse  # noqa: Y015
+
+@_typing.final
+class UpdateRoleRequest(_message.Message):
+    """Asks to change a role."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    etag: _builtins.str
+    """Change it only if its etag is still this."""
+    @_builtins.property
+    def role(self) -> _role_pb2.Role:
+        """The role by its name, with all that it shall be."""
+
+    def __init__(
+        self,
+        *,
+        role: _role_pb2.Role | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["role", b"role"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateRoleRequest: _TypeAlias = UpdateRoleRequest  # noqa: Y015
+
+@_typing.final
+class DeleteRoleRequest(_message.Message):
+    """Asks to delete a role."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`roles/{role}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRoleRequest: _TypeAlias = DeleteRoleRequest  # noqa: Y015
+
+@_typing.final
+class ListPermissionsRequest(_message.Message):
+    """Asks for the permissions that there are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPermissionsRequest: _TypeAlias = ListPermissionsRequest  # noqa: Y015
+
+@_typing.final
+class ListPermissionsResponse(_message.Message):
+    """Every permission that a method of Lepton asks for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        permissions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["permissions", b"permissions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPermissionsResponse: _TypeAlias = ListPermissionsResponse  # noqa: Y015
+
+@_typing.final
 class CheckPermissionsRequest(_message.Message):
     """Asks what the caller may do."""
 
@@ -143,8 +330,11 @@ class CheckPermissionsRequest(_message.Message):
 
     RESOURCE_FIELD_NUMBER: _builtins.int
     PERMISSIONS_FIELD_NUMBER: _builtins.int
+    AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
     resource: _builtins.str
     """The resource, for example `projects/acme/jobs/digits`; empty for the organisation."""
+    at_least_revision: _builtins.int
+    """Decide by the policy of this revision or a later one: what a write of the policy answered."""
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The permissions asked about, for example `jobs.create`."""
@@ -154,10 +344,11 @@ class CheckPermissionsRequest(_message.Message):
         *,
         resource: _builtins.str = ...,
         permissions: _abc.Iterable[_builtins.str] | None = ...,
+        at_least_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["permissions", b"permissions", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_revision", b"at_least_revision", "permissions", b"permissions", "resource", b"resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -190,3 +381,131 @@ class CheckPermissionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckPermissionsResponse: _TypeAlias = CheckPermissionsResponse  # noqa: Y015
+
+@_typing.final
+class ExplainPermissionRequest(_message.Message):
+    """Asks why a permission is held or not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERMISSION_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
+    permission: _builtins.str
+    """The permission, for example `jobs.create`."""
+    resource: _builtins.str
+    """The resource, or the parent of a collection; empty for the organisation."""
+    principal: _builtins.str
+    """Whom it is about: `users/{user}` or a service account; empty for the caller."""
+    at_least_revision: _builtins.int
+    """Decide by the policy of this revision or a later one."""
+    def __init__(
+        self,
+        *,
+        permission: _builtins.str = ...,
+        resource: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        at_least_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_revision", b"at_least_revision", "permission", b"permission", "principal", b"principal", "resource", b"resource"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainPermissionRequest: _TypeAlias = ExplainPermissionRequest  # noqa: Y015
+
+@_typing.final
+class ExplainPermissionResponse(_message.Message):
+    """Why a permission is held or not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Grant(_message.Message):
+        """A role that the principal holds where it counts for the resource."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ROLE_BINDING_FIELD_NUMBER: _builtins.int
+        ROLE_FIELD_NUMBER: _builtins.int
+        SCOPE_FIELD_NUMBER: _builtins.int
+        PATTERN_FIELD_NUMBER: _builtins.int
+        role_binding: _builtins.str
+        """The binding that gives it; empty for what the caller may not list."""
+        role: _builtins.str
+        """`roles/{role}`."""
+        scope: _builtins.str
+        """Where it holds: `*` for the organisation, a project, or a resource."""
+        pattern: _builtins.str
+        """The pattern of the role that matches the permission; empty where none does."""
+        def __init__(
+            self,
+            *,
+            role_binding: _builtins.str = ...,
+            role: _builtins.str = ...,
+            scope: _builtins.str = ...,
+            pattern: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["pattern", b"pattern", "role", b"role", "role_binding", b"role_binding", "scope", b"scope"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    HIDDEN_FIELD_NUMBER: _builtins.int
+    GRANTS_FIELD_NUMBER: _builtins.int
+    LACKING_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    GRANTING_ROLES_FIELD_NUMBER: _builtins.int
+    LIMITED_BY_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    POLICY_REVISION_FIELD_NUMBER: _builtins.int
+    allowed: _builtins.bool
+    """Whether it is held."""
+    hidden: _builtins.bool
+    """Whether the resource looks absent to the principal, who has no role around it."""
+    limited_by: _builtins.str
+    """What the token of the caller takes away from the roles: the permissions and the resource that its API key is good for."""
+    known: _builtins.bool
+    """Whether a method asks for this permission at all."""
+    policy_revision: _builtins.int
+    """The policy revision that decided."""
+    @_builtins.property
+    def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainPermissionResponse.Grant]:
+        """The roles that give the permission."""
+
+    @_builtins.property
+    def lacking(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainPermissionResponse.Grant]:
+        """The roles that count for the resource and do not give it."""
+
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where a binding would count for the resource, the widest first."""
+
+    @_builtins.property
+    def granting_roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The roles that would give the permission."""
+
+    def __init__(
+        self,
+        *,
+        allowed: _builtins.bool = ...,
+        hidden: _builtins.bool = ...,
+        grants: _abc.Iterable[Global___ExplainPermissionResponse.Grant] | None = ...,
+        lacking: _abc.Iterable[Global___ExplainPermissionResponse.Grant] | None = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        granting_roles: _abc.Iterable[_builtins.str] | None = ...,
+        limited_by: _builtins.str = ...,
+        known: _builtins.bool = ...,
+        policy_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "granting_roles", b"granting_roles", "grants", b"grants", "hidden", b"hidden", "known", b"known", "lacking", b"lacking", "limited_by", b"limited_by", "policy_revision", b"policy_revision", "scopes", b"scopes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainPermissionResponse: _TypeAlias = ExplainPermissionResponse  # noqa: Y015

@@ -6,6 +6,7 @@ import warnings
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from lepton.auth.v1 import access_service_pb2 as lepton_dot_auth_dot_v1_dot_access__service__pb2
 from lepton.auth.v1 import role_binding_pb2 as lepton_dot_auth_dot_v1_dot_role__binding__pb2
+from lepton.auth.v1 import role_pb2 as lepton_dot_auth_dot_v1_dot_role__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -28,7 +29,7 @@ if _version_not_supported:
 
 
 class AccessServiceStub:
-    """Keeps role bindings and answers what they permit.
+    """Keeps roles and their bindings, and answers what they permit.
     """
 
     def __init__(self, channel):
@@ -52,15 +53,50 @@ class AccessServiceStub:
                 request_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.DeleteRoleBindingRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.CreateRole = channel.unary_unary(
+                '/lepton.auth.v1.AccessService/CreateRole',
+                request_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.CreateRoleRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_role__pb2.Role.FromString,
+                _registered_method=True)
+        self.GetRole = channel.unary_unary(
+                '/lepton.auth.v1.AccessService/GetRole',
+                request_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.GetRoleRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_role__pb2.Role.FromString,
+                _registered_method=True)
+        self.ListRoles = channel.unary_unary(
+                '/lepton.auth.v1.AccessService/ListRoles',
+                request_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.ListRolesRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.ListRolesResponse.FromString,
+                _registered_method=True)
+        self.UpdateRole = channel.unary_unary(
+                '/lepton.auth.v1.AccessService/UpdateRole',
+                request_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.UpdateRoleRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_role__pb2.Role.FromString,
+                _registered_method=True)
+        self.DeleteRole = channel.unary_unary(
+                '/lepton.auth.v1.AccessService/DeleteRole',
+                request_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.DeleteRoleRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.ListPermissions = channel.unary_unary(
+                '/lepton.auth.v1.AccessService/ListPermissions',
+                request_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.ListPermissionsRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.ListPermissionsResponse.FromString,
+                _registered_method=True)
         self.CheckPermissions = channel.unary_unary(
                 '/lepton.auth.v1.AccessService/CheckPermissions',
                 request_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.CheckPermissionsRequest.SerializeToString,
                 response_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.CheckPermissionsResponse.FromString,
                 _registered_method=True)
+        self.ExplainPermission = channel.unary_unary(
+                '/lepton.auth.v1.AccessService/ExplainPermission',
+                request_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.ExplainPermissionRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.ExplainPermissionResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServiceServicer:
-    """Keeps role bindings and answers what they permit.
+    """Keeps roles and their bindings, and answers what they permit.
     """
 
     def CreateRoleBinding(self, request, context):
@@ -84,8 +120,58 @@ class AccessServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateRole(self, request, context):
+        """Creates a role of the organisation's own. Errors: ALREADY_EXISTS, INVALID_ARGUMENT (a permission that does not exist).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRole(self, request, context):
+        """Reads a role.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRoles(self, request, context):
+        """Lists the built-in roles, then the organisation's own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateRole(self, request, context):
+        """Replaces the permissions and the display name of a role; whoever holds it is bound by them at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRole(self, request, context):
+        """Deletes a role that no binding gives. Errors: FAILED_PRECONDITION (ROLE_IN_USE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPermissions(self, request, context):
+        """Lists every permission that there is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckPermissions(self, request, context):
         """Says which of the permissions asked about the caller holds on a resource.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainPermission(self, request, context):
+        """Says why a permission is held or not: which binding gives it, or what is missing. Of the caller; whoever may list the
+        bindings around a resource may ask about others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,10 +195,45 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     request_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.DeleteRoleBindingRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
+            'CreateRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRole,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.CreateRoleRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_role__pb2.Role.SerializeToString,
+            ),
+            'GetRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRole,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.GetRoleRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_role__pb2.Role.SerializeToString,
+            ),
+            'ListRoles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRoles,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.ListRolesRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.ListRolesResponse.SerializeToString,
+            ),
+            'UpdateRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateRole,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.UpdateRoleRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_role__pb2.Role.SerializeToString,
+            ),
+            'DeleteRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRole,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.DeleteRoleRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'ListPermissions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPermissions,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.ListPermissionsRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.ListPermissionsResponse.SerializeToString,
+            ),
             'CheckPermissions': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckPermissions,
                     request_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.CheckPermissionsRequest.FromString,
                     response_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.CheckPermissionsResponse.SerializeToString,
+            ),
+            'ExplainPermission': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPermission,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.ExplainPermissionRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.ExplainPermissionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -123,7 +244,7 @@ def add_AccessServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccessService:
-    """Keeps role bindings and answers what they permit.
+    """Keeps roles and their bindings, and answers what they permit.
     """
 
     @staticmethod
@@ -208,6 +329,168 @@ class AccessService:
             _registered_method=True)
 
     @staticmethod
+    def CreateRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.AccessService/CreateRole',
+            lepton_dot_auth_dot_v1_dot_access__service__pb2.CreateRoleRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_role__pb2.Role.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.AccessService/GetRole',
+            lepton_dot_auth_dot_v1_dot_access__service__pb2.GetRoleRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_role__pb2.Role.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRoles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.AccessService/ListRoles',
+            lepton_dot_auth_dot_v1_dot_access__service__pb2.ListRolesRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_access__service__pb2.ListRolesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.AccessService/UpdateRole',
+            lepton_dot_auth_dot_v1_dot_access__service__pb2.UpdateRoleRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_role__pb2.Role.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.AccessService/DeleteRole',
+            lepton_dot_auth_dot_v1_dot_access__service__pb2.DeleteRoleRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPermissions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.AccessService/ListPermissions',
+            lepton_dot_auth_dot_v1_dot_access__service__pb2.ListPermissionsRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_access__service__pb2.ListPermissionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CheckPermissions(request,
             target,
             options=(),
@@ -224,6 +507,33 @@ class AccessService:
             '/lepton.auth.v1.AccessService/CheckPermissions',
             lepton_dot_auth_dot_v1_dot_access__service__pb2.CheckPermissionsRequest.SerializeToString,
             lepton_dot_auth_dot_v1_dot_access__service__pb2.CheckPermissionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPermission(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.AccessService/ExplainPermission',
+            lepton_dot_auth_dot_v1_dot_access__service__pb2.ExplainPermissionRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_access__service__pb2.ExplainPermissionResponse.FromString,
             options,
             channel_credentials,
             insecure,

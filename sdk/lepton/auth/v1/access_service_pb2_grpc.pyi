@@ -8,6 +8,7 @@ from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from lepton.auth.v1 import access_service_pb2 as _access_service_pb2
 from lepton.auth.v1 import role_binding_pb2 as _role_binding_pb2
+from lepton.auth.v1 import role_pb2 as _role_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -29,7 +30,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccessServiceStub:
-    """Keeps role bindings and answers what they permit."""
+    """Keeps roles and their bindings, and answers what they permit."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,12 +42,28 @@ class AccessServiceStub:
     """Lists the bindings of a project, or of the organisation."""
     DeleteRoleBinding: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.DeleteRoleBindingRequest, _empty_pb2.Empty]
     """Takes a role back."""
+    CreateRole: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.CreateRoleRequest, _role_pb2.Role]
+    """Creates a role of the organisation's own. Errors: ALREADY_EXISTS, INVALID_ARGUMENT (a permission that does not exist)."""
+    GetRole: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.GetRoleRequest, _role_pb2.Role]
+    """Reads a role."""
+    ListRoles: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListRolesRequest, _access_service_pb2.ListRolesResponse]
+    """Lists the built-in roles, then the organisation's own."""
+    UpdateRole: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.UpdateRoleRequest, _role_pb2.Role]
+    """Replaces the permissions and the display name of a role; whoever holds it is bound by them at once."""
+    DeleteRole: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.DeleteRoleRequest, _empty_pb2.Empty]
+    """Deletes a role that no binding gives. Errors: FAILED_PRECONDITION (ROLE_IN_USE)."""
+    ListPermissions: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListPermissionsRequest, _access_service_pb2.ListPermissionsResponse]
+    """Lists every permission that there is."""
     CheckPermissions: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.CheckPermissionsRequest, _access_service_pb2.CheckPermissionsResponse]
     """Says which of the permissions asked about the caller holds on a resource."""
+    ExplainPermission: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ExplainPermissionRequest, _access_service_pb2.ExplainPermissionResponse]
+    """Says why a permission is held or not: which binding gives it, or what is missing. Of the caller; whoever may list the
+    bindings around a resource may ask about others.
+    """
 
 @_typing.type_check_only
 class AccessServiceAsyncStub(AccessServiceStub):
-    """Keeps role bindings and answers what they permit."""
+    """Keeps roles and their bindings, and answers what they permit."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRoleBinding: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CreateRoleBindingRequest, _role_binding_pb2.RoleBinding]  # type: ignore[assignment]
@@ -55,11 +72,27 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """Lists the bindings of a project, or of the organisation."""
     DeleteRoleBinding: _aio.UnaryUnaryMultiCallable[_access_service_pb2.DeleteRoleBindingRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Takes a role back."""
+    CreateRole: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CreateRoleRequest, _role_pb2.Role]  # type: ignore[assignment]
+    """Creates a role of the organisation's own. Errors: ALREADY_EXISTS, INVALID_ARGUMENT (a permission that does not exist)."""
+    GetRole: _aio.UnaryUnaryMultiCallable[_access_service_pb2.GetRoleRequest, _role_pb2.Role]  # type: ignore[assignment]
+    """Reads a role."""
+    ListRoles: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListRolesRequest, _access_service_pb2.ListRolesResponse]  # type: ignore[assignment]
+    """Lists the built-in roles, then the organisation's own."""
+    UpdateRole: _aio.UnaryUnaryMultiCallable[_access_service_pb2.UpdateRoleRequest, _role_pb2.Role]  # type: ignore[assignment]
+    """Replaces the permissions and the display name of a role; whoever holds it is bound by them at once."""
+    DeleteRole: _aio.UnaryUnaryMultiCallable[_access_service_pb2.DeleteRoleRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a role that no binding gives. Errors: FAILED_PRECONDITION (ROLE_IN_USE)."""
+    ListPermissions: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListPermissionsRequest, _access_service_pb2.ListPermissionsResponse]  # type: ignore[assignment]
+    """Lists every permission that there is."""
     CheckPermissions: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CheckPermissionsRequest, _access_service_pb2.CheckPermissionsResponse]  # type: ignore[assignment]
     """Says which of the permissions asked about the caller holds on a resource."""
+    ExplainPermission: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ExplainPermissionRequest, _access_service_pb2.ExplainPermissionResponse]  # type: ignore[assignment]
+    """Says why a permission is held or not: which binding gives it, or what is missing. Of the caller; whoever may list the
+    bindings around a resource may ask about others.
+    """
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps role bindings and answers what they permit."""
+    """Keeps roles and their bindings, and answers what they permit."""
 
     @_abc_1.abstractmethod
     def CreateRoleBinding(
@@ -86,11 +119,69 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes a role back."""
 
     @_abc_1.abstractmethod
+    def CreateRole(
+        self,
+        request: _access_service_pb2.CreateRoleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_role_pb2.Role, _abc.Awaitable[_role_pb2.Role]]:
+        """Creates a role of the organisation's own. Errors: ALREADY_EXISTS, INVALID_ARGUMENT (a permission that does not exist)."""
+
+    @_abc_1.abstractmethod
+    def GetRole(
+        self,
+        request: _access_service_pb2.GetRoleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_role_pb2.Role, _abc.Awaitable[_role_pb2.Role]]:
+        """Reads a role."""
+
+    @_abc_1.abstractmethod
+    def ListRoles(
+        self,
+        request: _access_service_pb2.ListRolesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.ListRolesResponse, _abc.Awaitable[_access_service_pb2.ListRolesResponse]]:
+        """Lists the built-in roles, then the organisation's own."""
+
+    @_abc_1.abstractmethod
+    def UpdateRole(
+        self,
+        request: _access_service_pb2.UpdateRoleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_role_pb2.Role, _abc.Awaitable[_role_pb2.Role]]:
+        """Replaces the permissions and the display name of a role; whoever holds it is bound by them at once."""
+
+    @_abc_1.abstractmethod
+    def DeleteRole(
+        self,
+        request: _access_service_pb2.DeleteRoleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a role that no binding gives. Errors: FAILED_PRECONDITION (ROLE_IN_USE)."""
+
+    @_abc_1.abstractmethod
+    def ListPermissions(
+        self,
+        request: _access_service_pb2.ListPermissionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.ListPermissionsResponse, _abc.Awaitable[_access_service_pb2.ListPermissionsResponse]]:
+        """Lists every permission that there is."""
+
+    @_abc_1.abstractmethod
     def CheckPermissions(
         self,
         request: _access_service_pb2.CheckPermissionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.CheckPermissionsResponse, _abc.Awaitable[_access_service_pb2.CheckPermissionsResponse]]:
         """Says which of the permissions asked about the caller holds on a resource."""
+
+    @_abc_1.abstractmethod
+    def ExplainPermission(
+        self,
+        request: _access_service_pb2.ExplainPermissionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.ExplainPermissionResponse, _abc.Awaitable[_access_service_pb2.ExplainPermissionResponse]]:
+        """Says why a permission is held or not: which binding gives it, or what is missing. Of the caller; whoever may list the
+        bindings around a resource may ask about others.
+        """
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -23,31 +23,110 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from lepton.policy.v1 import policy_pb2 as lepton_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"lepton/auth/v1/audit_service.proto\x12\x0elepton.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dlepton/policy/v1/policy.proto\"\xa2\x02\n\x0b\x41uditRecord\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\x12\x34\n\x07outcome\x18\x06 \x01(\x0e\x32#.lepton.auth.v1.AuditRecord.Outcome\x12\x10\n\x08trace_id\x18\x07 \x01(\t\x12\x0e\n\x06source\x18\x08 \x01(\t\x12\x0e\n\x06\x64igest\x18\t \x01(\x0c\">\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\r\n\tSUCCEEDED\x10\x01\x12\x0b\n\x07REFUSED\x10\x02\"S\n\x17ListAuditRecordsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"g\n\x18ListAuditRecordsResponse\x12\x32\n\raudit_records\x18\x01 \x03(\x0b\x32\x1b.lepton.auth.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x92\x01\n\x0c\x41uditService\x12\x81\x01\n\x10ListAuditRecords\x12\'.lepton.auth.v1.ListAuditRecordsRequest\x1a(.lepton.auth.v1.ListAuditRecordsResponse\"\x1a\x90\x02\x01\xa2\xbb\x18\x13\n\x11\x61uditRecords.listb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"lepton/auth/v1/audit_service.proto\x12\x0elepton.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dlepton/policy/v1/policy.proto\"\xee\x03\n\x0b\x41uditRecord\x12\x16\n\x08sequence\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12.\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x61\x63tor\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x61\x63tion\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08resource\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12:\n\x07outcome\x18\x06 \x01(\x0e\x32#.lepton.auth.v1.AuditRecord.OutcomeB\x04\xe2\x41\x01\x03\x12\x16\n\x08trace_id\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06source\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x64igest\x18\t \x01(\x0c\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08previous\x18\n \x01(\x0c\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07service\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fpolicy_revision\x18\x0c \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06reason\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x63ount\x18\x0e \x01(\x05\x42\x04\xe2\x41\x01\x03\"[\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\r\n\tSUCCEEDED\x10\x01\x12\x0b\n\x07REFUSED\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\x12\x0f\n\x0bINTERRUPTED\x10\x04\"\xd2\x01\n\nAuditBatch\x12\r\n\x05index\x18\x01 \x01(\x03\x12\r\n\x05\x66irst\x18\x02 \x01(\x03\x12\x0c\n\x04last\x18\x03 \x01(\x03\x12\x10\n\x08previous\x18\x04 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x0c\n\x04root\x18\x06 \x01(\x0c\x12\x10\n\x08log_root\x18\x07 \x01(\x0c\x12\x10\n\x08\x62\x65gin_ns\x18\x08 \x01(\x03\x12\x0e\n\x06\x65nd_ns\x18\t \x01(\x03\x12\x11\n\tsealed_ns\x18\n \x01(\x03\x12\x0e\n\x06key_id\x18\x0b \x01(\t\x12\x11\n\tsignature\x18\x0c \x01(\x0c\"\x8e\x01\n\x0e\x41uditTombstone\x12\r\n\x05index\x18\x01 \x01(\x03\x12\r\n\x05\x66irst\x18\x02 \x01(\x03\x12\x0c\n\x04last\x18\x03 \x01(\x03\x12\x0c\n\x04root\x18\x04 \x01(\x0c\x12\x0f\n\x07time_ns\x18\x05 \x01(\x03\x12\x0e\n\x06policy\x18\x06 \x01(\t\x12\x0e\n\x06key_id\x18\x07 \x01(\t\x12\x11\n\tsignature\x18\x08 \x01(\x0c\",\n\tAuditBody\x12\x0f\n\x07records\x18\x01 \x03(\x0c\x12\x0e\n\x06leaves\x18\x02 \x03(\x0c\".\n\x08\x41uditKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"\x9d\x03\n\x11QueryAuditRequest\x12\x18\n\x06parent\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x05\x61\x63tor\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x18\n\x06\x61\x63tion\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x1a\n\x08resource\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12>\n\x07outcome\x18\t \x01(\x0e\x32#.lepton.auth.v1.AuditRecord.OutcomeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x19\n\x08trace_id\x18\n \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x14\n\x0cnewest_first\x18\x0b \x01(\x08\x12\x16\n\x05\x61\x66ter\x18\x0c \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"a\n\x12QueryAuditResponse\x12\x32\n\raudit_records\x18\x01 \x03(\x0b\x32\x1b.lepton.auth.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x12VerifyAuditRequest\x12\x16\n\x05\x66irst\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x15\n\x04last\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12)\n\x05known\x18\x03 \x01(\x0b\x32\x1a.lepton.auth.v1.AuditBatch\"\xe6\x03\n\x13VerifyAuditResponse\x12=\n\x08\x66indings\x18\x01 \x03(\x0b\x32+.lepton.auth.v1.VerifyAuditResponse.Finding\x12\x0f\n\x07\x63hecked\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12(\n\x04head\x18\x04 \x01(\x0b\x32\x1a.lepton.auth.v1.AuditBatch\x12&\n\x04keys\x18\x05 \x03(\x0b\x32\x18.lepton.auth.v1.AuditKey\x12\x32\n\ntombstones\x18\x06 \x03(\x0b\x32\x1e.lepton.auth.v1.AuditTombstone\x1a\xe6\x01\n\x07\x46inding\x12>\n\x04kind\x18\x01 \x01(\x0e\x32\x30.lepton.auth.v1.VerifyAuditResponse.Finding.Kind\x12\r\n\x05\x66irst\x18\x02 \x01(\x03\x12\x0c\n\x04last\x18\x03 \x01(\x03\x12\x0f\n\x07message\x18\x04 \x01(\t\"m\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\n\n\x06\x45\x44ITED\x10\x01\x12\x0b\n\x07\x44\x45LETED\x10\x02\x12\x0c\n\x08INSERTED\x10\x03\x12\r\n\tREORDERED\x10\x04\x12\r\n\tTRUNCATED\x10\x05\x12\n\n\x06\x46ORGED\x10\x06\"C\n\x12\x45xportAuditRequest\x12\x16\n\x05\x66irst\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x15\n\x04last\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xda\x03\n\x13\x45xportAuditResponse\x12\'\n\x03key\x18\x01 \x01(\x0b\x32\x18.lepton.auth.v1.AuditKeyH\x00\x12:\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32).lepton.auth.v1.ExportAuditResponse.BatchH\x00\x12\x36\n\x03\x65nd\x18\x03 \x01(\x0b\x32\'.lepton.auth.v1.ExportAuditResponse.EndH\x00\x1a\x8d\x01\n\x05\x42\x61tch\x12(\n\x04head\x18\x01 \x01(\x0b\x32\x1a.lepton.auth.v1.AuditBatch\x12\'\n\x04\x62ody\x18\x02 \x01(\x0b\x32\x19.lepton.auth.v1.AuditBody\x12\x31\n\ttombstone\x18\x03 \x01(\x0b\x32\x1e.lepton.auth.v1.AuditTombstone\x1a\x8d\x01\n\x03\x45nd\x12\x0f\n\x07records\x18\x01 \x03(\x0c\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12*\n\x06\x61nchor\x18\x04 \x01(\x0b\x32\x1a.lepton.auth.v1.AuditBatch\x12\x13\n\x0brange_first\x18\x05 \x01(\x03\x12\x12\n\nrange_last\x18\x06 \x01(\x03\x42\x06\n\x04part2\xf5\x02\n\x0c\x41uditService\x12w\n\nQueryAudit\x12!.lepton.auth.v1.QueryAuditRequest\x1a\".lepton.auth.v1.QueryAuditResponse\"\"\x90\x02\x01\xa2\xbb\x18\x1b\n\x11\x61uditRecords.list\x12\x06parent\x12t\n\x0bVerifyAudit\x12\".lepton.auth.v1.VerifyAuditRequest\x1a#.lepton.auth.v1.VerifyAuditResponse\"\x1c\x90\x02\x01\xa2\xbb\x18\x15\n\x13\x61uditRecords.verify\x12v\n\x0b\x45xportAudit\x12\".lepton.auth.v1.ExportAuditRequest\x1a#.lepton.auth.v1.ExportAuditResponse\"\x1c\x90\x02\x01\xa2\xbb\x18\x15\n\x13\x61uditRecords.export0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lepton.auth.v1.audit_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LISTAUDITRECORDSREQUEST'].fields_by_name['page_size']._loaded_options = None
-  _globals['_LISTAUDITRECORDSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
-  _globals['_LISTAUDITRECORDSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTAUDITRECORDSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
-  _globals['_AUDITSERVICE'].methods_by_name['ListAuditRecords']._loaded_options = None
-  _globals['_AUDITSERVICE'].methods_by_name['ListAuditRecords']._serialized_options = b'\220\002\001\242\273\030\023\n\021auditRecords.list'
-  _globals['_AUDITRECORD']._serialized_start=148
-  _globals['_AUDITRECORD']._serialized_end=438
-  _globals['_AUDITRECORD_OUTCOME']._serialized_start=376
-  _globals['_AUDITRECORD_OUTCOME']._serialized_end=438
-  _globals['_LISTAUDITRECORDSREQUEST']._serialized_start=440
-  _globals['_LISTAUDITRECORDSREQUEST']._serialized_end=523
-  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_start=525
-  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_end=628
-  _globals['_AUDITSERVICE']._serialized_start=631
-  _globals['_AUDITSERVICE']._serialized_end=777
+  _globals['_AUDITRECORD'].fields_by_name['sequence']._loaded_options = None
+  _globals['_AUDITRECORD'].fields_by_name['sequence']._serialized_options = b'\342A\001\003'
+  _globals['_AUDITRECORD'].fields_by_name['time']._loaded_options = None
+  _globals['_AUDITRECORD'].fields_by_name['time']._serialized_options = b'\342A\001\003'
+  _globals['_AUDITRECORD'].fields_by_name['actor']._loaded_options = None
+  _globals['_AUDITRECORD'].fields_by_name['actor']._serialized_options = b'\342A\001\003'
+  _globals['_AUDITRECORD'].fields_by_name['action']._loaded_options = None
+  _globals['_AUDITRECORD'].fields_by_name['action']._serialized_options = b'\342A\001\003'
+  _globals['_AUDITRECORD'].fields_by_name['resource']._loaded_options = None
+  _globals['_AUDITRECORD'].fields_by_name['resource']._serialized_options = b'\342A\001\003'
+  _globals['_AUDITRECORD'].fields_by_name['outcome']._loaded_options = None
+  _globals['_AUDITRECORD'].fields_by_name['outcome']._serialized_options = b'\342A\001\003'
+  _globals['_AUDITRECORD'].fields_by_name['trace_id']._loaded_options = None
+  _globals['_AUDITRECORD'].fields_by_name['trace_id']._serialized_options = b'\342A\001\003'
+  _globals['_AUDITRECORD'].fields_by_name['source']._loaded_options = None
+  _globals['_AUDITRECORD'].fields_by_name['source']._serialized_options = b'\342A\001\003'
+  _globals['_AUDITRECORD'].fields_by_name['digest']._loaded_options = None
+  _globals['_AUDITRECORD'].fields_by_name['digest']._serialized_options = b'\342A\001\003'
+  _globals['_AUDITRECORD'].fields_by_name['previous']._loaded_options = None
+  _globals['_AUDITRECORD'].fields_by_name['previous']._serialized_options = b'\342A\001\003'
+  _globals['_AUDITRECORD'].fields_by_name['service']._loaded_options = None
+  _globals['_AUDITRECORD'].fields_by_name['service']._serialized_options = b'\342A\001\003'
+  _globals['_AUDITRECORD'].fields_by_name['policy_revision']._loaded_options = None
+  _globals['_AUDITRECORD'].fields_by_name['policy_revision']._serialized_options = b'\342A\001\003'
+  _globals['_AUDITRECORD'].fields_by_name['reason']._loaded_options = None
+  _globals['_AUDITRECORD'].fields_by_name['reason']._serialized_options = b'\342A\001\003'
+  _globals['_AUDITRECORD'].fields_by_name['count']._loaded_options = None
+  _globals['_AUDITRECORD'].fields_by_name['count']._serialized_options = b'\342A\001\003'
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['parent']._serialized_options = b'\272H\005r\003\030\200\002'
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['actor']._loaded_options = None
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['actor']._serialized_options = b'\272H\005r\003\030\200\004'
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['action']._loaded_options = None
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['action']._serialized_options = b'\272H\005r\003\030\200\004'
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['resource']._loaded_options = None
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['resource']._serialized_options = b'\272H\005r\003\030\200\004'
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['outcome']._loaded_options = None
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['outcome']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['trace_id']._loaded_options = None
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['trace_id']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['after']._loaded_options = None
+  _globals['_QUERYAUDITREQUEST'].fields_by_name['after']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_VERIFYAUDITREQUEST'].fields_by_name['first']._loaded_options = None
+  _globals['_VERIFYAUDITREQUEST'].fields_by_name['first']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_VERIFYAUDITREQUEST'].fields_by_name['last']._loaded_options = None
+  _globals['_VERIFYAUDITREQUEST'].fields_by_name['last']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_EXPORTAUDITREQUEST'].fields_by_name['first']._loaded_options = None
+  _globals['_EXPORTAUDITREQUEST'].fields_by_name['first']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_EXPORTAUDITREQUEST'].fields_by_name['last']._loaded_options = None
+  _globals['_EXPORTAUDITREQUEST'].fields_by_name['last']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_AUDITSERVICE'].methods_by_name['QueryAudit']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['QueryAudit']._serialized_options = b'\220\002\001\242\273\030\033\n\021auditRecords.list\022\006parent'
+  _globals['_AUDITSERVICE'].methods_by_name['VerifyAudit']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['VerifyAudit']._serialized_options = b'\220\002\001\242\273\030\025\n\023auditRecords.verify'
+  _globals['_AUDITSERVICE'].methods_by_name['ExportAudit']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['ExportAudit']._serialized_options = b'\220\002\001\242\273\030\025\n\023auditRecords.export'
+  _globals['_AUDITRECORD']._serialized_start=181
+  _globals['_AUDITRECORD']._serialized_end=675
+  _globals['_AUDITRECORD_OUTCOME']._serialized_start=584
+  _globals['_AUDITRECORD_OUTCOME']._serialized_end=675
+  _globals['_AUDITBATCH']._serialized_start=678
+  _globals['_AUDITBATCH']._serialized_end=888
+  _globals['_AUDITTOMBSTONE']._serialized_start=891
+  _globals['_AUDITTOMBSTONE']._serialized_end=1033
+  _globals['_AUDITBODY']._serialized_start=1035
+  _globals['_AUDITBODY']._serialized_end=1079
+  _globals['_AUDITKEY']._serialized_start=1081
+  _globals['_AUDITKEY']._serialized_end=1127
+  _globals['_QUERYAUDITREQUEST']._serialized_start=1130
+  _globals['_QUERYAUDITREQUEST']._serialized_end=1543
+  _globals['_QUERYAUDITRESPONSE']._serialized_start=1545
+  _globals['_QUERYAUDITRESPONSE']._serialized_end=1642
+  _globals['_VERIFYAUDITREQUEST']._serialized_start=1644
+  _globals['_VERIFYAUDITREQUEST']._serialized_end=1754
+  _globals['_VERIFYAUDITRESPONSE']._serialized_start=1757
+  _globals['_VERIFYAUDITRESPONSE']._serialized_end=2243
+  _globals['_VERIFYAUDITRESPONSE_FINDING']._serialized_start=2013
+  _globals['_VERIFYAUDITRESPONSE_FINDING']._serialized_end=2243
+  _globals['_VERIFYAUDITRESPONSE_FINDING_KIND']._serialized_start=2134
+  _globals['_VERIFYAUDITRESPONSE_FINDING_KIND']._serialized_end=2243
+  _globals['_EXPORTAUDITREQUEST']._serialized_start=2245
+  _globals['_EXPORTAUDITREQUEST']._serialized_end=2312
+  _globals['_EXPORTAUDITRESPONSE']._serialized_start=2315
+  _globals['_EXPORTAUDITRESPONSE']._serialized_end=2789
+  _globals['_EXPORTAUDITRESPONSE_BATCH']._serialized_start=2496
+  _globals['_EXPORTAUDITRESPONSE_BATCH']._serialized_end=2637
+  _globals['_EXPORTAUDITRESPONSE_END']._serialized_start=2640
+  _globals['_EXPORTAUDITRESPONSE_END']._serialized_end=2781
+  _globals['_AUDITSERVICE']._serialized_start=2792
+  _globals['_AUDITSERVICE']._serialized_end=3165
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuditServiceStub:
-    """Reads the audit trail.
+    """Reads, checks and exports the audit log.
     """
 
     def __init__(self, channel):
@@ -35,19 +35,43 @@ class AuditServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.ListAuditRecords = channel.unary_unary(
-                '/lepton.auth.v1.AuditService/ListAuditRecords',
-                request_serializer=lepton_dot_auth_dot_v1_dot_audit__service__pb2.ListAuditRecordsRequest.SerializeToString,
-                response_deserializer=lepton_dot_auth_dot_v1_dot_audit__service__pb2.ListAuditRecordsResponse.FromString,
+        self.QueryAudit = channel.unary_unary(
+                '/lepton.auth.v1.AuditService/QueryAudit',
+                request_serializer=lepton_dot_auth_dot_v1_dot_audit__service__pb2.QueryAuditRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_audit__service__pb2.QueryAuditResponse.FromString,
+                _registered_method=True)
+        self.VerifyAudit = channel.unary_unary(
+                '/lepton.auth.v1.AuditService/VerifyAudit',
+                request_serializer=lepton_dot_auth_dot_v1_dot_audit__service__pb2.VerifyAuditRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_audit__service__pb2.VerifyAuditResponse.FromString,
+                _registered_method=True)
+        self.ExportAudit = channel.unary_stream(
+                '/lepton.auth.v1.AuditService/ExportAudit',
+                request_serializer=lepton_dot_auth_dot_v1_dot_audit__service__pb2.ExportAuditRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_audit__service__pb2.ExportAuditResponse.FromString,
                 _registered_method=True)
 
 
 class AuditServiceServicer:
-    """Reads the audit trail.
+    """Reads, checks and exports the audit log.
     """
 
-    def ListAuditRecords(self, request, context):
-        """Lists audit records in the order in which they were made.
+    def QueryAudit(self, request, context):
+        """Lists the records that match, of one project or of everything; what belongs to other projects is never among them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyAudit(self, request, context):
+        """Checks the log against its signed heads, and says where it was edited, deleted, reordered or truncated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportAudit(self, request, context):
+        """Streams the log with its heads, signatures and keys, so that anybody can check it without this service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -56,10 +80,20 @@ class AuditServiceServicer:
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'ListAuditRecords': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListAuditRecords,
-                    request_deserializer=lepton_dot_auth_dot_v1_dot_audit__service__pb2.ListAuditRecordsRequest.FromString,
-                    response_serializer=lepton_dot_auth_dot_v1_dot_audit__service__pb2.ListAuditRecordsResponse.SerializeToString,
+            'QueryAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryAudit,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_audit__service__pb2.QueryAuditRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_audit__service__pb2.QueryAuditResponse.SerializeToString,
+            ),
+            'VerifyAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyAudit,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_audit__service__pb2.VerifyAuditRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_audit__service__pb2.VerifyAuditResponse.SerializeToString,
+            ),
+            'ExportAudit': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportAudit,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_audit__service__pb2.ExportAuditRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_audit__service__pb2.ExportAuditResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -70,11 +104,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditService:
-    """Reads the audit trail.
+    """Reads, checks and exports the audit log.
     """
 
     @staticmethod
-    def ListAuditRecords(request,
+    def QueryAudit(request,
             target,
             options=(),
             channel_credentials=None,
@@ -87,9 +121,63 @@ class AuditService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/lepton.auth.v1.AuditService/ListAuditRecords',
-            lepton_dot_auth_dot_v1_dot_audit__service__pb2.ListAuditRecordsRequest.SerializeToString,
-            lepton_dot_auth_dot_v1_dot_audit__service__pb2.ListAuditRecordsResponse.FromString,
+            '/lepton.auth.v1.AuditService/QueryAudit',
+            lepton_dot_auth_dot_v1_dot_audit__service__pb2.QueryAuditRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_audit__service__pb2.QueryAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.AuditService/VerifyAudit',
+            lepton_dot_auth_dot_v1_dot_audit__service__pb2.VerifyAuditRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_audit__service__pb2.VerifyAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lepton.auth.v1.AuditService/ExportAudit',
+            lepton_dot_auth_dot_v1_dot_audit__service__pb2.ExportAuditRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_audit__service__pb2.ExportAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

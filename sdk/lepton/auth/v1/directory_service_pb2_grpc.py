@@ -78,6 +78,16 @@ class DirectoryServiceStub:
                 request_serializer=lepton_dot_auth_dot_v1_dot_directory__service__pb2.SetPasswordRequest.SerializeToString,
                 response_deserializer=lepton_dot_auth_dot_v1_dot_principal__pb2.User.FromString,
                 _registered_method=True)
+        self.DisableUser = channel.unary_unary(
+                '/lepton.auth.v1.DirectoryService/DisableUser',
+                request_serializer=lepton_dot_auth_dot_v1_dot_directory__service__pb2.DisableUserRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_principal__pb2.User.FromString,
+                _registered_method=True)
+        self.EnableUser = channel.unary_unary(
+                '/lepton.auth.v1.DirectoryService/EnableUser',
+                request_serializer=lepton_dot_auth_dot_v1_dot_directory__service__pb2.EnableUserRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_principal__pb2.User.FromString,
+                _registered_method=True)
         self.CreateServiceAccount = channel.unary_unary(
                 '/lepton.auth.v1.DirectoryService/CreateServiceAccount',
                 request_serializer=lepton_dot_auth_dot_v1_dot_directory__service__pb2.CreateServiceAccountRequest.SerializeToString,
@@ -97,6 +107,11 @@ class DirectoryServiceStub:
                 '/lepton.auth.v1.DirectoryService/CreateApiKey',
                 request_serializer=lepton_dot_auth_dot_v1_dot_directory__service__pb2.CreateApiKeyRequest.SerializeToString,
                 response_deserializer=lepton_dot_auth_dot_v1_dot_principal__pb2.ApiKey.FromString,
+                _registered_method=True)
+        self.ListApiKeys = channel.unary_unary(
+                '/lepton.auth.v1.DirectoryService/ListApiKeys',
+                request_serializer=lepton_dot_auth_dot_v1_dot_directory__service__pb2.ListApiKeysRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_directory__service__pb2.ListApiKeysResponse.FromString,
                 _registered_method=True)
         self.DeleteApiKey = channel.unary_unary(
                 '/lepton.auth.v1.DirectoryService/DeleteApiKey',
@@ -165,6 +180,20 @@ class DirectoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DisableUser(self, request, context):
+        """Disables a user: all sessions and access tokens end, and no password signs in until EnableUser.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnableUser(self, request, context):
+        """Lets a disabled user sign in again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateServiceAccount(self, request, context):
         """Creates a service account in a project.
         """
@@ -188,6 +217,13 @@ class DirectoryServiceServicer:
 
     def CreateApiKey(self, request, context):
         """Creates an API key for a service account; the answer is the only place where its secret is shown.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListApiKeys(self, request, context):
+        """Lists API keys, without their secrets: of an account, a project, or the organisation. `prefix` finds a leaked one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -243,6 +279,16 @@ def add_DirectoryServiceServicer_to_server(servicer, server):
                     request_deserializer=lepton_dot_auth_dot_v1_dot_directory__service__pb2.SetPasswordRequest.FromString,
                     response_serializer=lepton_dot_auth_dot_v1_dot_principal__pb2.User.SerializeToString,
             ),
+            'DisableUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisableUser,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_directory__service__pb2.DisableUserRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_principal__pb2.User.SerializeToString,
+            ),
+            'EnableUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnableUser,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_directory__service__pb2.EnableUserRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_principal__pb2.User.SerializeToString,
+            ),
             'CreateServiceAccount': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateServiceAccount,
                     request_deserializer=lepton_dot_auth_dot_v1_dot_directory__service__pb2.CreateServiceAccountRequest.FromString,
@@ -262,6 +308,11 @@ def add_DirectoryServiceServicer_to_server(servicer, server):
                     servicer.CreateApiKey,
                     request_deserializer=lepton_dot_auth_dot_v1_dot_directory__service__pb2.CreateApiKeyRequest.FromString,
                     response_serializer=lepton_dot_auth_dot_v1_dot_principal__pb2.ApiKey.SerializeToString,
+            ),
+            'ListApiKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListApiKeys,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_directory__service__pb2.ListApiKeysRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_directory__service__pb2.ListApiKeysResponse.SerializeToString,
             ),
             'DeleteApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteApiKey,
@@ -497,6 +548,60 @@ class DirectoryService:
             _registered_method=True)
 
     @staticmethod
+    def DisableUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.DirectoryService/DisableUser',
+            lepton_dot_auth_dot_v1_dot_directory__service__pb2.DisableUserRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_principal__pb2.User.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnableUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.DirectoryService/EnableUser',
+            lepton_dot_auth_dot_v1_dot_directory__service__pb2.EnableUserRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_principal__pb2.User.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateServiceAccount(request,
             target,
             options=(),
@@ -594,6 +699,33 @@ class DirectoryService:
             '/lepton.auth.v1.DirectoryService/CreateApiKey',
             lepton_dot_auth_dot_v1_dot_directory__service__pb2.CreateApiKeyRequest.SerializeToString,
             lepton_dot_auth_dot_v1_dot_principal__pb2.ApiKey.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListApiKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.DirectoryService/ListApiKeys',
+            lepton_dot_auth_dot_v1_dot_directory__service__pb2.ListApiKeysRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_directory__service__pb2.ListApiKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

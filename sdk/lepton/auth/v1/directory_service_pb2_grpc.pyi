@@ -52,6 +52,10 @@ class DirectoryServiceStub:
     """Lists users."""
     SetPassword: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.SetPasswordRequest, _principal_pb2.User]
     """Sets a user's password and ends all of the user's sessions."""
+    DisableUser: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.DisableUserRequest, _principal_pb2.User]
+    """Disables a user: all sessions and access tokens end, and no password signs in until EnableUser."""
+    EnableUser: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.EnableUserRequest, _principal_pb2.User]
+    """Lets a disabled user sign in again."""
     CreateServiceAccount: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.CreateServiceAccountRequest, _principal_pb2.ServiceAccount]
     """Creates a service account in a project."""
     GetServiceAccount: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.GetServiceAccountRequest, _principal_pb2.ServiceAccount]
@@ -60,6 +64,8 @@ class DirectoryServiceStub:
     """Lists the service accounts of a project."""
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.CreateApiKeyRequest, _principal_pb2.ApiKey]
     """Creates an API key for a service account; the answer is the only place where its secret is shown."""
+    ListApiKeys: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.ListApiKeysRequest, _directory_service_pb2.ListApiKeysResponse]
+    """Lists API keys, without their secrets: of an account, a project, or the organisation. `prefix` finds a leaked one."""
     DeleteApiKey: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.DeleteApiKeyRequest, _empty_pb2.Empty]
     """Deletes an API key: it no longer signs in."""
 
@@ -84,6 +90,10 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     """Lists users."""
     SetPassword: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.SetPasswordRequest, _principal_pb2.User]  # type: ignore[assignment]
     """Sets a user's password and ends all of the user's sessions."""
+    DisableUser: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.DisableUserRequest, _principal_pb2.User]  # type: ignore[assignment]
+    """Disables a user: all sessions and access tokens end, and no password signs in until EnableUser."""
+    EnableUser: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.EnableUserRequest, _principal_pb2.User]  # type: ignore[assignment]
+    """Lets a disabled user sign in again."""
     CreateServiceAccount: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.CreateServiceAccountRequest, _principal_pb2.ServiceAccount]  # type: ignore[assignment]
     """Creates a service account in a project."""
     GetServiceAccount: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.GetServiceAccountRequest, _principal_pb2.ServiceAccount]  # type: ignore[assignment]
@@ -92,6 +102,8 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     """Lists the service accounts of a project."""
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.CreateApiKeyRequest, _principal_pb2.ApiKey]  # type: ignore[assignment]
     """Creates an API key for a service account; the answer is the only place where its secret is shown."""
+    ListApiKeys: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.ListApiKeysRequest, _directory_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
+    """Lists API keys, without their secrets: of an account, a project, or the organisation. `prefix` finds a leaked one."""
     DeleteApiKey: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.DeleteApiKeyRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes an API key: it no longer signs in."""
 
@@ -163,6 +175,22 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sets a user's password and ends all of the user's sessions."""
 
     @_abc_1.abstractmethod
+    def DisableUser(
+        self,
+        request: _directory_service_pb2.DisableUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_principal_pb2.User, _abc.Awaitable[_principal_pb2.User]]:
+        """Disables a user: all sessions and access tokens end, and no password signs in until EnableUser."""
+
+    @_abc_1.abstractmethod
+    def EnableUser(
+        self,
+        request: _directory_service_pb2.EnableUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_principal_pb2.User, _abc.Awaitable[_principal_pb2.User]]:
+        """Lets a disabled user sign in again."""
+
+    @_abc_1.abstractmethod
     def CreateServiceAccount(
         self,
         request: _directory_service_pb2.CreateServiceAccountRequest,
@@ -193,6 +221,14 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_principal_pb2.ApiKey, _abc.Awaitable[_principal_pb2.ApiKey]]:
         """Creates an API key for a service account; the answer is the only place where its secret is shown."""
+
+    @_abc_1.abstractmethod
+    def ListApiKeys(
+        self,
+        request: _directory_service_pb2.ListApiKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_service_pb2.ListApiKeysResponse, _abc.Awaitable[_directory_service_pb2.ListApiKeysResponse]]:
+        """Lists API keys, without their secrets: of an account, a project, or the organisation. `prefix` finds a leaked one."""
 
     @_abc_1.abstractmethod
     def DeleteApiKey(

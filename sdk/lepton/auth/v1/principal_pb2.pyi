@@ -3,9 +3,11 @@
 isort:skip_file
 Principals: people and programs that may sign in."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -130,6 +132,8 @@ class ApiKey(_message.Message):
     PREFIX_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/serviceAccounts/{service_account}/apiKeys/{api_key}`."""
     uid: _builtins.str
@@ -140,6 +144,10 @@ class ApiKey(_message.Message):
     """The secret. Present only in the answer to CreateApiKey; it cannot be read again."""
     prefix: _builtins.str
     """The first characters of the secret, to find a leaked key by."""
+    resource: _builtins.str
+    """The key is good only on this resource of its project and what lies in it, or on `projects/{project}`. Empty: wherever
+    its account has roles.
+    """
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """After this the key no longer signs in. Unset: 90 days after creation."""
@@ -147,6 +155,10 @@ class ApiKey(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
+
+    @_builtins.property
+    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The key is good for these permissions only (`jobs.create`, `jobs.*`), as far as its account holds them. Empty: for all."""
 
     def __init__(
         self,
@@ -158,10 +170,12 @@ class ApiKey(_message.Message):
         prefix: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        permissions: _abc.Iterable[_builtins.str] | None = ...,
+        resource: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "name", b"name", "prefix", b"prefix", "secret", b"secret", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "name", b"name", "permissions", b"permissions", "prefix", b"prefix", "resource", b"resource", "secret", b"secret", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class RoleBinding(_message.Message):
-    """Grants a role to principals, in a project or in the whole organisation."""
+    """Grants a role to principals: in the whole organisation, in a project, or on one resource."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -31,14 +31,19 @@ class RoleBinding(_message.Message):
     MEMBERS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/roleBindings/{role_binding}`, or `roleBindings/{role_binding}` for the organisation."""
     uid: _builtins.str
     """Unique for all time."""
     role: _builtins.str
-    """`roles/{role}`: viewer, developer, operator, admin."""
+    """`roles/{role}`: viewer, developer, operator, admin, or one of the organisation's own."""
     etag: _builtins.str
     """Changes with every write."""
+    resource: _builtins.str
+    """The role holds only on this resource and what lies in it, for example `projects/acme/models/digits`. Empty: in the
+    whole project, or the whole organisation. A binding goes by the name: it holds for whatever bears it, now or later.
+    """
     @_builtins.property
     def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of the principals that hold it."""
@@ -56,10 +61,11 @@ class RoleBinding(_message.Message):
         members: _abc.Iterable[_builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        resource: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "members", b"members", "name", b"name", "role", b"role", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "members", b"members", "name", b"name", "resource", b"resource", "role", b"role", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from lepton.policy.v1 import policy_pb2 as lepton_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$lepton/auth/v1/session_service.proto\x12\x0elepton.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dlepton/policy/v1/policy.proto\"{\n\rSignInRequest\x12\x36\n\x08password\x18\x01 \x01(\x0b\x32\".lepton.auth.v1.PasswordCredentialH\x00\x12\x1d\n\x07\x61pi_key\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00\x42\x13\n\ncredential\x12\x05\xbaH\x02\x08\x01\"v\n\x12PasswordCredential\x12@\n\x04user\x18\x01 \x01(\tB2\xe2\x41\x01\x02\xbaH+r)2\'^users/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x1e\n\x08password\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03(\x80\x02\"\xba\x01\n\x07Session\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\t\x12\x36\n\x12\x61\x63\x63\x65ss_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrefresh_token\x18\x04 \x01(\t\x12\x37\n\x13refresh_expire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x15RefreshSessionRequest\x12#\n\rrefresh_token\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\"\x10\n\x0eSignOutRequest\"\x11\n\x0fSignOutResponse\"\x12\n\x10GetCallerRequest\"o\n\x06\x43\x61ller\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12,\n\x06grants\x18\x02 \x03(\x0b\x32\x1c.lepton.auth.v1.Caller.Grant\x1a$\n\x05Grant\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\"\x10\n\x0eGetJwksRequest\"\x14\n\x04Jwks\x12\x0c\n\x04json\x18\x01 \x01(\t2\xa9\x03\n\x0eSessionService\x12H\n\x06SignIn\x12\x1d.lepton.auth.v1.SignInRequest\x1a\x17.lepton.auth.v1.Session\"\x06\xa2\xbb\x18\x02\x18\x01\x12X\n\x0eRefreshSession\x12%.lepton.auth.v1.RefreshSessionRequest\x1a\x17.lepton.auth.v1.Session\"\x06\xa2\xbb\x18\x02\x18\x01\x12U\n\x07SignOut\x12\x1e.lepton.auth.v1.SignOutRequest\x1a\x1f.lepton.auth.v1.SignOutResponse\"\t\x90\x02\x02\xa2\xbb\x18\x02(\x01\x12P\n\tGetCaller\x12 .lepton.auth.v1.GetCallerRequest\x1a\x16.lepton.auth.v1.Caller\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12J\n\x07GetJwks\x12\x1e.lepton.auth.v1.GetJwksRequest\x1a\x14.lepton.auth.v1.Jwks\"\t\x90\x02\x01\xa2\xbb\x18\x02\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$lepton/auth/v1/session_service.proto\x12\x0elepton.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dlepton/policy/v1/policy.proto\"{\n\rSignInRequest\x12\x36\n\x08password\x18\x01 \x01(\x0b\x32\".lepton.auth.v1.PasswordCredentialH\x00\x12\x1d\n\x07\x61pi_key\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00\x42\x13\n\ncredential\x12\x05\xbaH\x02\x08\x01\"v\n\x12PasswordCredential\x12@\n\x04user\x18\x01 \x01(\tB2\xe2\x41\x01\x02\xbaH+r)2\'^users/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x1e\n\x08password\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03(\x80\x02\"\xba\x01\n\x07Session\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\t\x12\x36\n\x12\x61\x63\x63\x65ss_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrefresh_token\x18\x04 \x01(\t\x12\x37\n\x13refresh_expire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x15RefreshSessionRequest\x12#\n\rrefresh_token\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\"\x10\n\x0eSignOutRequest\"\x11\n\x0fSignOutResponse\"\x12\n\x10GetCallerRequest\"o\n\x06\x43\x61ller\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12,\n\x06grants\x18\x02 \x03(\x0b\x32\x1c.lepton.auth.v1.Caller.Grant\x1a$\n\x05Grant\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\"\x10\n\x0eGetJwksRequest\"\x14\n\x04Jwks\x12\x0c\n\x04json\x18\x01 \x01(\t\"\x9c\x01\n\x13RevokeAccessRequest\x12)\n\x08token_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$H\x00\x12(\n\x07session\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$H\x00\x12\x1f\n\tprincipal\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x04H\x00\x42\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"/\n\x14RevokeAccessResponse\x12\x17\n\x0fpolicy_revision\x18\x01 \x01(\x03\"2\n\x17RotateSigningKeyRequest\x12\x17\n\x0f\x64istrust_former\x18\x01 \x01(\x08\"\x18\n\x16ListSigningKeysRequest\"\x90\x01\n\x0bSigningKeys\x12-\n\x04keys\x18\x01 \x03(\x0b\x32\x1f.lepton.auth.v1.SigningKeys.Key\x1aR\n\x03Key\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05signs\x18\x03 \x01(\x08\x32\x85\x06\n\x0eSessionService\x12H\n\x06SignIn\x12\x1d.lepton.auth.v1.SignInRequest\x1a\x17.lepton.auth.v1.Session\"\x06\xa2\xbb\x18\x02\x18\x01\x12X\n\x0eRefreshSession\x12%.lepton.auth.v1.RefreshSessionRequest\x1a\x17.lepton.auth.v1.Session\"\x06\xa2\xbb\x18\x02\x18\x01\x12U\n\x07SignOut\x12\x1e.lepton.auth.v1.SignOutRequest\x1a\x1f.lepton.auth.v1.SignOutResponse\"\t\x90\x02\x02\xa2\xbb\x18\x02(\x01\x12P\n\tGetCaller\x12 .lepton.auth.v1.GetCallerRequest\x1a\x16.lepton.auth.v1.Caller\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12s\n\x0cRevokeAccess\x12#.lepton.auth.v1.RevokeAccessRequest\x1a$.lepton.auth.v1.RevokeAccessResponse\"\x18\x90\x02\x02\xa2\xbb\x18\x11\n\x0fsessions.revoke\x12r\n\x10RotateSigningKey\x12\'.lepton.auth.v1.RotateSigningKeyRequest\x1a\x1b.lepton.auth.v1.SigningKeys\"\x18\xa2\xbb\x18\x14\n\x12signingKeys.rotate\x12q\n\x0fListSigningKeys\x12&.lepton.auth.v1.ListSigningKeysRequest\x1a\x1b.lepton.auth.v1.SigningKeys\"\x19\x90\x02\x01\xa2\xbb\x18\x12\n\x10signingKeys.list\x12J\n\x07GetJwks\x12\x1e.lepton.auth.v1.GetJwksRequest\x1a\x14.lepton.auth.v1.Jwks\"\t\x90\x02\x01\xa2\xbb\x18\x02\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,6 +45,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PASSWORDCREDENTIAL'].fields_by_name['password']._serialized_options = b'\342A\001\002\272H\005r\003(\200\002'
   _globals['_REFRESHSESSIONREQUEST'].fields_by_name['refresh_token']._loaded_options = None
   _globals['_REFRESHSESSIONREQUEST'].fields_by_name['refresh_token']._serialized_options = b'\342A\001\002\272H\005r\003\030\200\004'
+  _globals['_REVOKEACCESSREQUEST'].oneofs_by_name['target']._loaded_options = None
+  _globals['_REVOKEACCESSREQUEST'].oneofs_by_name['target']._serialized_options = b'\272H\002\010\001'
+  _globals['_REVOKEACCESSREQUEST'].fields_by_name['token_id']._loaded_options = None
+  _globals['_REVOKEACCESSREQUEST'].fields_by_name['token_id']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{32}$'
+  _globals['_REVOKEACCESSREQUEST'].fields_by_name['session']._loaded_options = None
+  _globals['_REVOKEACCESSREQUEST'].fields_by_name['session']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{32}$'
+  _globals['_REVOKEACCESSREQUEST'].fields_by_name['principal']._loaded_options = None
+  _globals['_REVOKEACCESSREQUEST'].fields_by_name['principal']._serialized_options = b'\272H\007r\005\020\001\030\200\004'
   _globals['_SESSIONSERVICE'].methods_by_name['SignIn']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['SignIn']._serialized_options = b'\242\273\030\002\030\001'
   _globals['_SESSIONSERVICE'].methods_by_name['RefreshSession']._loaded_options = None
@@ -53,6 +61,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONSERVICE'].methods_by_name['SignOut']._serialized_options = b'\220\002\002\242\273\030\002(\001'
   _globals['_SESSIONSERVICE'].methods_by_name['GetCaller']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['GetCaller']._serialized_options = b'\220\002\001\242\273\030\002(\001'
+  _globals['_SESSIONSERVICE'].methods_by_name['RevokeAccess']._loaded_options = None
+  _globals['_SESSIONSERVICE'].methods_by_name['RevokeAccess']._serialized_options = b'\220\002\002\242\273\030\021\n\017sessions.revoke'
+  _globals['_SESSIONSERVICE'].methods_by_name['RotateSigningKey']._loaded_options = None
+  _globals['_SESSIONSERVICE'].methods_by_name['RotateSigningKey']._serialized_options = b'\242\273\030\024\n\022signingKeys.rotate'
+  _globals['_SESSIONSERVICE'].methods_by_name['ListSigningKeys']._loaded_options = None
+  _globals['_SESSIONSERVICE'].methods_by_name['ListSigningKeys']._serialized_options = b'\220\002\001\242\273\030\022\n\020signingKeys.list'
   _globals['_SESSIONSERVICE'].methods_by_name['GetJwks']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['GetJwks']._serialized_options = b'\220\002\001\242\273\030\002\030\001'
   _globals['_SIGNINREQUEST']._serialized_start=182
@@ -77,6 +91,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETJWKSREQUEST']._serialized_end=864
   _globals['_JWKS']._serialized_start=866
   _globals['_JWKS']._serialized_end=886
-  _globals['_SESSIONSERVICE']._serialized_start=889
-  _globals['_SESSIONSERVICE']._serialized_end=1314
+  _globals['_REVOKEACCESSREQUEST']._serialized_start=889
+  _globals['_REVOKEACCESSREQUEST']._serialized_end=1045
+  _globals['_REVOKEACCESSRESPONSE']._serialized_start=1047
+  _globals['_REVOKEACCESSRESPONSE']._serialized_end=1094
+  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_start=1096
+  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_end=1146
+  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_start=1148
+  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_end=1172
+  _globals['_SIGNINGKEYS']._serialized_start=1175
+  _globals['_SIGNINGKEYS']._serialized_end=1319
+  _globals['_SIGNINGKEYS_KEY']._serialized_start=1237
+  _globals['_SIGNINGKEYS_KEY']._serialized_end=1319
+  _globals['_SESSIONSERVICE']._serialized_start=1322
+  _globals['_SESSIONSERVICE']._serialized_end=2095
 # @@protoc_insertion_point(module_scope)

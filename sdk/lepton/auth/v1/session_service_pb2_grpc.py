@@ -55,6 +55,21 @@ class SessionServiceStub:
                 request_serializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.GetCallerRequest.SerializeToString,
                 response_deserializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.Caller.FromString,
                 _registered_method=True)
+        self.RevokeAccess = channel.unary_unary(
+                '/lepton.auth.v1.SessionService/RevokeAccess',
+                request_serializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.RevokeAccessRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.RevokeAccessResponse.FromString,
+                _registered_method=True)
+        self.RotateSigningKey = channel.unary_unary(
+                '/lepton.auth.v1.SessionService/RotateSigningKey',
+                request_serializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.RotateSigningKeyRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.SigningKeys.FromString,
+                _registered_method=True)
+        self.ListSigningKeys = channel.unary_unary(
+                '/lepton.auth.v1.SessionService/ListSigningKeys',
+                request_serializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.ListSigningKeysRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.SigningKeys.FromString,
+                _registered_method=True)
         self.GetJwks = channel.unary_unary(
                 '/lepton.auth.v1.SessionService/GetJwks',
                 request_serializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.GetJwksRequest.SerializeToString,
@@ -94,6 +109,29 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RevokeAccess(self, request, context):
+        """Refuses access tokens from now on: one, those of a session, or all that a principal holds. Every service knows within a
+        second, and open streams are cut. A user's or account's credentials still sign in: DisableUser, DeleteApiKey.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateSigningKey(self, request, context):
+        """Makes a new key to sign access tokens with. It signs once every service knows it; tokens of the former stay good until
+        they expire. Errors: FAILED_PRECONDITION (ROTATION_UNDER_WAY).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSigningKeys(self, request, context):
+        """The keys that access tokens are verified with, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetJwks(self, request, context):
         """The public keys that access tokens are signed with (RFC 7517).
         """
@@ -123,6 +161,21 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.GetCaller,
                     request_deserializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.GetCallerRequest.FromString,
                     response_serializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.Caller.SerializeToString,
+            ),
+            'RevokeAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeAccess,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.RevokeAccessRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.RevokeAccessResponse.SerializeToString,
+            ),
+            'RotateSigningKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateSigningKey,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.RotateSigningKeyRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.SigningKeys.SerializeToString,
+            ),
+            'ListSigningKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSigningKeys,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.ListSigningKeysRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_session__service__pb2.SigningKeys.SerializeToString,
             ),
             'GetJwks': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJwks,
@@ -239,6 +292,87 @@ class SessionService:
             '/lepton.auth.v1.SessionService/GetCaller',
             lepton_dot_auth_dot_v1_dot_session__service__pb2.GetCallerRequest.SerializeToString,
             lepton_dot_auth_dot_v1_dot_session__service__pb2.Caller.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.SessionService/RevokeAccess',
+            lepton_dot_auth_dot_v1_dot_session__service__pb2.RevokeAccessRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_session__service__pb2.RevokeAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateSigningKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.SessionService/RotateSigningKey',
+            lepton_dot_auth_dot_v1_dot_session__service__pb2.RotateSigningKeyRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_session__service__pb2.SigningKeys.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSigningKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.SessionService/ListSigningKeys',
+            lepton_dot_auth_dot_v1_dot_session__service__pb2.ListSigningKeysRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_session__service__pb2.SigningKeys.FromString,
             options,
             channel_credentials,
             insecure,

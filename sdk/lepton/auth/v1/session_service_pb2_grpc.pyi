@@ -41,6 +41,16 @@ class SessionServiceStub:
     """Ends the caller's session: its refresh token and access tokens stop working."""
     GetCaller: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetCallerRequest, _session_service_pb2.Caller]
     """Says who the caller is, and in which projects they have which roles."""
+    RevokeAccess: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeAccessRequest, _session_service_pb2.RevokeAccessResponse]
+    """Refuses access tokens from now on: one, those of a session, or all that a principal holds. Every service knows within a
+    second, and open streams are cut. A user's or account's credentials still sign in: DisableUser, DeleteApiKey.
+    """
+    RotateSigningKey: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RotateSigningKeyRequest, _session_service_pb2.SigningKeys]
+    """Makes a new key to sign access tokens with. It signs once every service knows it; tokens of the former stay good until
+    they expire. Errors: FAILED_PRECONDITION (ROTATION_UNDER_WAY).
+    """
+    ListSigningKeys: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSigningKeysRequest, _session_service_pb2.SigningKeys]
+    """The keys that access tokens are verified with, oldest first."""
     GetJwks: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetJwksRequest, _session_service_pb2.Jwks]
     """The public keys that access tokens are signed with (RFC 7517)."""
 
@@ -57,6 +67,16 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Ends the caller's session: its refresh token and access tokens stop working."""
     GetCaller: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetCallerRequest, _session_service_pb2.Caller]  # type: ignore[assignment]
     """Says who the caller is, and in which projects they have which roles."""
+    RevokeAccess: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeAccessRequest, _session_service_pb2.RevokeAccessResponse]  # type: ignore[assignment]
+    """Refuses access tokens from now on: one, those of a session, or all that a principal holds. Every service knows within a
+    second, and open streams are cut. A user's or account's credentials still sign in: DisableUser, DeleteApiKey.
+    """
+    RotateSigningKey: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RotateSigningKeyRequest, _session_service_pb2.SigningKeys]  # type: ignore[assignment]
+    """Makes a new key to sign access tokens with. It signs once every service knows it; tokens of the former stay good until
+    they expire. Errors: FAILED_PRECONDITION (ROTATION_UNDER_WAY).
+    """
+    ListSigningKeys: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSigningKeysRequest, _session_service_pb2.SigningKeys]  # type: ignore[assignment]
+    """The keys that access tokens are verified with, oldest first."""
     GetJwks: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetJwksRequest, _session_service_pb2.Jwks]  # type: ignore[assignment]
     """The public keys that access tokens are signed with (RFC 7517)."""
 
@@ -94,6 +114,34 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.Caller, _abc.Awaitable[_session_service_pb2.Caller]]:
         """Says who the caller is, and in which projects they have which roles."""
+
+    @_abc_1.abstractmethod
+    def RevokeAccess(
+        self,
+        request: _session_service_pb2.RevokeAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.RevokeAccessResponse, _abc.Awaitable[_session_service_pb2.RevokeAccessResponse]]:
+        """Refuses access tokens from now on: one, those of a session, or all that a principal holds. Every service knows within a
+        second, and open streams are cut. A user's or account's credentials still sign in: DisableUser, DeleteApiKey.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateSigningKey(
+        self,
+        request: _session_service_pb2.RotateSigningKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.SigningKeys, _abc.Awaitable[_session_service_pb2.SigningKeys]]:
+        """Makes a new key to sign access tokens with. It signs once every service knows it; tokens of the former stay good until
+        they expire. Errors: FAILED_PRECONDITION (ROTATION_UNDER_WAY).
+        """
+
+    @_abc_1.abstractmethod
+    def ListSigningKeys(
+        self,
+        request: _session_service_pb2.ListSigningKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.SigningKeys, _abc.Awaitable[_session_service_pb2.SigningKeys]]:
+        """The keys that access tokens are verified with, oldest first."""
 
     @_abc_1.abstractmethod
     def GetJwks(
