@@ -24,10 +24,11 @@ from deploy.local.home import Home
 from deploy.local.ports import Ports
 from lepton.client import AsyncClient
 from lepton.profile import Profile
-from services.auth.audit import AuditTrail
+from services.auth.audit import HEAD_KEY, AuditTrail
 from services.auth.bootstrap import init
 from services.auth.config import load
 from services.auth.join_tokens import JoinTokens
+from services.auth.kek import Kek
 
 PROJECT: Final = "training"
 _SERVICES: Final = ("auth", "scheduler", "trainer")
@@ -175,7 +176,8 @@ class TrainingStack:
         config, clock = load(self.home.config("auth")), SystemClock()
         async with EtcdKV((self.ports.address("etcd-client"),)) as kv:
             await init(config, kv, clock)
-            tokens = JoinTokens(kv, AuditTrail(kv, clock), clock)
+            trail = AuditTrail(kv, clock, Kek.load(config.kek_file).derive(HEAD_KEY))
+            tokens = JoinTokens(kv, trail, clock)
             for name in self._members:
                 path = name.replace("agent-", "agent/") if name.startswith("agent") else f"service/{name}"
                 made = await tokens.create(path, actor="local/join-token", action="join-token")

@@ -184,6 +184,12 @@ async def test_a_repeated_and_a_late_report_change_nothing(replica: Replica, age
     late.states.succeeded.extend([7, 1, 1])  # never placed under this serial
     conversations = [each for each in asyncio.all_tasks() if "TaskReports.run" in each.get_coro().__qualname__]  # type: ignore[union-attr]
     reports = conversations[0].get_coro().cr_frame.f_locals["self"]  # type: ignore[union-attr]
+
+    def running() -> set[int]:
+        tables = (record.tasks for record in reports._ledger.on_node(session.node))
+        return {each.index for table in tables if table is not None for each in table.running(session.node)}
+
+    await until(lambda: 0 not in running(), 30)  # a report about its place, which it has left
     reports.take(session, late)
     reports.take(session, late)
     ended = await replica.until_state("a", Workload.SUCCEEDED, 60)
