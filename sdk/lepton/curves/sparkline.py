@@ -26,7 +26,9 @@ def sparkline(values: Sequence[float], width: int = 16) -> str:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+    if not all(map(math.isfinite, values)):
+        return math.nan
+    return math.fsum(value / len(values) for value in values)  # divided first: the sum of two floats may be none
 
 
 def _block(value: float, low: float, high: float) -> str:

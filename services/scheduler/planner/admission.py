@@ -107,7 +107,11 @@ class Admission:
         fits = [(books.quotas.fit(queue, project, _use(workload, ask)), ask) for ask in asks]
         if all(fit.kind is Fit.NEVER for fit, _ in fits):
             return Reason.EXCEEDS_MAX_QUOTA, quota_words(fits[0][0].gaps)
-        fits = sorted((each for each in fits if each[0].kind is not Fit.NEVER), key=lambda each: each[0].kind)
+        kept = asks[0] if reservation is not None else None  # its own places first, also where they cost borrowing
+        fits = sorted(
+            (each for each in fits if each[0].kind is not Fit.NEVER),
+            key=lambda each: (each[0].kind is Fit.WAIT, each[1] is not kept, each[0].kind),
+        )
         open_ = [ask for fit, ask in fits if fit.kind is not Fit.WAIT]
         if workload.checks:
             possible = [ask for _, ask in fits]
