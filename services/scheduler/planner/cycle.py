@@ -1,6 +1,6 @@
 """One run of the planner: what has become of each workload, who of those that wait gets a place, and the surplus."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from heapq import nsmallest
 from typing import Final
 
@@ -15,7 +15,7 @@ from services.scheduler.planner.memory import Memory
 from services.scheduler.planner.order import Order, ordered
 from services.scheduler.planner.quota import project_of
 from services.scheduler.planner.refusals import Kind, Refusals
-from services.scheduler.planner.reservations import is_over
+from services.scheduler.planner.reservations import is_void
 from services.scheduler.planner.standing import goes_on, stand
 from services.scheduler.planner.verdict import Verdict, judge
 from services.scheduler.snapshot import Reason, Snapshot, State, Stop, Workload
@@ -55,9 +55,10 @@ class Cycle:
     def run(self) -> Plan:
         """All decisions."""
         waiting = self._judge()
-        self._drop_reservations()
+        expired = self._drop_reservations(waiting)
         if waiting:
             self._admit(waiting)
+        self._drop_expired(expired)
         if self._is_full:
             self._books.wake(self._now)  # who else waits is seen to before any surplus is given
         else:
@@ -118,21 +119,37 @@ class Cycle:
             if verdict.tasks is not None:
                 verdict.tasks.is_revoked = True
 
-    def _drop_reservations(self) -> None:
-        """Give up reservations that serve nobody any more."""
+    def _drop_reservations(self, waiting: Mapping[str, Workload]) -> list[str]:
+        """Give up reservations that serve nobody any more. Those whose time is up, and whose workload has a last chance.
+
+        What was freed for it since the last cycle would else go to others, and it would stop their like once more.
+        """
         reserved = self._books.reserved
+        expired: list[str] = []
         for name in reserved.names():
             reservation, workload = reserved.get(name), self._snapshot.workloads.get(name)
             assert reservation is not None
             if workload is None:
                 self._dropped.append(name)
                 reserved.drop(name)
-            elif is_over(reservation, workload, self._snapshot, self._now):
+                continue
+            is_expired = self._now >= reservation.expires_at
+            if is_void(reservation, workload, self._snapshot) or (is_expired and name not in waiting):
                 self._books.verdict(workload).drops_reservation = True
                 reserved.drop(name)
                 self._books.give_up_claim(workload)
+            elif is_expired:
+                expired.append(name)
             else:
                 self._books.wake(reservation.expires_at)
+        return expired
+
+    def _drop_expired(self, names: Sequence[str]) -> None:
+        """It had its last chance in this cycle."""
+        for name in names:
+            verdict = self._books.verdict(self._snapshot.workloads[name])
+            if verdict.placement is None and verdict.reservation is None:
+                verdict.drops_reservation = True
 
     # Who gets a place.
 

@@ -164,11 +164,9 @@ def _parts(loads: Mapping[str, Load], snapshot: Snapshot) -> Iterator[tuple[str,
                 yield node, Demand(device_milli=milli), (index,)
 
 
-def is_over(reservation: Reservation, workload: Workload, snapshot: Snapshot, now: float) -> bool:
-    """Whether a reservation holds no more: it is too old, its workload cannot take it, or its places are not there."""
-    if now >= reservation.expires_at or workload.is_held:
-        return True
-    if workload.state not in (State.PENDING, State.ASSIGNED, State.RUNNING):
+def is_void(reservation: Reservation, workload: Workload, snapshot: Snapshot) -> bool:
+    """Whether a reservation is for nothing: its workload cannot take it, or its places are not there."""
+    if workload.is_held or workload.state not in (State.PENDING, State.ASSIGNED, State.RUNNING):
         return True
     if reservation.pool not in allowed_pools(workload, snapshot):
         return True
