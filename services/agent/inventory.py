@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import os
 import shutil
 import socket
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ import psutil
 
 from chassis.logs import logger
 from lepton.scheduler.v1 import resources_pb2
+from services.agent.process_tree import tree
 
 log = logger(__name__)
 
@@ -57,7 +59,7 @@ class TreeMeter:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._self = psutil.Process()
+        self._pid = os.getpid()
         self._spent_s: dict[tuple[int, float], float] = {}  # pid and its start -> processor time so far
         self._usage = Usage(cpu_milli=0, memory_bytes=0)
         self._measured_s = float("-inf")
@@ -71,8 +73,9 @@ class TreeMeter:
             return self._usage
         spent_s: dict[tuple[int, float], float] = {}
         memory_bytes = 0
-        for process in (self._self, *self._self.children(recursive=True)):
+        for pid in tree(self._pid):
             try:
+                process = psutil.Process(pid)
                 with process.oneshot():
                     times = process.cpu_times()
                     spent_s[process.pid, process.create_time()] = times.user + times.system

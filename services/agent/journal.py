@@ -10,6 +10,8 @@ from lepton.internal.v1 import run_report_pb2 as pb
 
 _BATCH_EVENTS: Final = 512
 _BATCH_BYTES: Final = 512 << 10
+_PATIENT: Final = frozenset({"measurement", "pace"})
+"""They come with every few steps, for ever, and each costs the control plane as much as it says itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +39,12 @@ class Journal:
         *,
         wake: Callable[[], None],
         hurry: Callable[[], None] = lambda: None,
+        wake_later: Callable[[], None] | None = None,
         most_bytes: int = 4 << 20,
     ) -> None:
         self.job, self.generation, self.rank = job, generation, rank
-        self._wake, self._hurry, self._most_bytes = wake, hurry, most_bytes
+        self._wake, self._hurry, self._wake_later = wake, hurry, wake_later or wake
+        self._most_bytes = most_bytes
         self._next = 1
         self._entries: deque[_Entry] = deque()  # not acknowledged
         self._sent = 0  # of them, how many went out on the present stream
@@ -76,6 +80,9 @@ class Journal:
 
     async def drained(self) -> None:
         """Returns once everything is acknowledged."""
+        if not self.is_empty:
+            self._wake()
+            self._hurry()
         async with self._changed:
             await self._changed.wait_for(lambda: self.is_empty)
 
@@ -126,6 +133,10 @@ class Journal:
             self._bytes += size
             if answer is not None:
                 self._answers[event.sequence] = answer
-        if answer is not None or event.HasField("failure"):
+            is_filling = self._bytes > self._most_bytes // 2
+        if event.WhichOneof("event") in _PATIENT and not is_filling:
+            self._wake_later()
+            return
+        if answer is not None or event.HasField("failure") or is_filling:
             self._hurry()  # somebody waits until it is stored
         self._wake()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from chassis.logs import logger
+from services.agent.process_tree import tree
 
 log = logger(__name__)
 
@@ -31,7 +32,7 @@ async def hold(pid: int, most_bytes: int, exceeded: Callable[[MemoryExceeded], N
     is_told = False
     while True:
         await asyncio.sleep(_EVERY_S)
-        used = used_bytes(_tree(pid))
+        used = used_bytes(tree(pid))
         if used > most_bytes and not is_told:
             is_told = True
             log.warning("rank uses more memory than it asked for", pid=pid, used_bytes=used, most_bytes=most_bytes)
@@ -52,13 +53,3 @@ def used_bytes(pids: Iterable[int]) -> int:
                 elif line.startswith("RssShmem:"):
                     shared = max(shared, int(line.split()[1]) * _KIB)
     return own + shared
-
-
-def _tree(pid: int) -> list[int]:
-    """A process and all that it has started, as far as it is still below it."""
-    found = [pid]
-    for each in found:  # grows meanwhile
-        for thread in Path(f"/proc/{each}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                found += map(int, thread.read_text().split())
-    return found

@@ -20,6 +20,8 @@ from services.agent.race import race
 log = logger(__name__)
 
 _BATCH_S: Final = 0.02  # what a burst of lines is gathered for
+_PAUSE_S: Final = 0.2  # between two bursts
+_LATER_S: Final = 1.0  # for what is measured, unless something else goes before
 _START_TIMEOUT_S: Final = 10.0
 _START_PATIENCE_S: Final = 120.0  # a trainer that is being restarted
 _TRANSIENT: Final = (Unavailable, DeadlineExceeded, ResourceExhausted)
@@ -35,6 +37,7 @@ class Reporting:
         self._clock = clock
         self._journals: dict[tuple[str, int, int], Journal] = {}
         self._work, self._urgent = asyncio.Event(), asyncio.Event()
+        self._later: asyncio.TimerHandle | None = None
 
     async def start_run(self, request: pb.StartRunRequest) -> pb.StartRunResponse:
         """Ask what a generation runs; patient while the trainer is away, LeptonError when it refuses."""
@@ -56,7 +59,9 @@ class Reporting:
     async def journal(self, job: str, generation: int, rank: int) -> AsyncIterator[Journal]:
         """A rank's journal; what is not acknowledged when the block ends is still delivered."""
         key = (job, generation, rank)
-        journal = self._journals[key] = Journal(job, generation, rank, wake=self._work.set, hurry=self._urgent.set)
+        journal = self._journals[key] = Journal(
+            job, generation, rank, wake=self._work.set, hurry=self._urgent.set, wake_later=self._wake_later
+        )
         try:
             yield journal
         finally:
@@ -109,15 +114,25 @@ class Reporting:
             await self._acknowledge(response)
 
     async def _write(self, stream: Any) -> None:
+        due_s = self._clock.monotonic()
         while True:
             await self._work.wait()
             if not self._urgent.is_set():  # somebody waits for the answer to what is urgent
-                await race(self._urgent.wait(), self._clock.sleep(_BATCH_S))
+                pause_s = max(_BATCH_S, due_s - self._clock.monotonic())
+                await race(self._urgent.wait(), self._clock.sleep(pause_s))
             self._work.clear()
             self._urgent.clear()
+            if self._later is not None:
+                self._later.cancel()
+                self._later = None
             for journal in list(self._journals.values()):
                 for batch in journal.batches():
                     await stream.write(batch)
+            due_s = self._clock.monotonic() + _PAUSE_S
+
+    def _wake_later(self) -> None:
+        if self._later is None:
+            self._later = asyncio.get_running_loop().call_later(_LATER_S, self._work.set)
 
     async def _acknowledge(self, response: pb.ReportRunResponse) -> None:
         key = (response.job, response.generation, response.rank)

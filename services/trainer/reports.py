@@ -1,6 +1,7 @@
 """Receives what the agents report of the ranks: journals it, commits, keeps the job's progress current."""
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from services.trainer.runs import Runs
 from services.trainer.store import JobStore
 from services.trainer.stragglers import Stragglers
 
+_OPENED: Final = 1024
 _REFUSALS: Final = (FailedPrecondition, InvalidArgument, NotFound)
 """What a repeat will not mend; anything else ends the stream, and the agent sends again what was not answered."""
 
@@ -35,6 +37,7 @@ class RunReportServicer(RunReportServiceServicer):
     def __init__(self, jobs: JobStore, runs: Runs, journals: Journals) -> None:
         self._jobs, self._runs, self._journals = jobs, runs, journals
         self._gauge, self._stragglers = Gauge(), Stragglers()
+        self._opened: OrderedDict[str, tuple[int, str]] = OrderedDict()  # job -> generation heard of last, and its uid
 
     async def StartRun(self, request: StartRunRequest, context: Any) -> StartRunResponse:
         """Opens a generation."""
@@ -52,6 +55,9 @@ class RunReportServicer(RunReportServiceServicer):
         if not batch.events:
             return answer
         name = JobName.parse(batch.job, "job")
+        if await self._take_paces(name, batch):
+            answer.sequence = max(event.sequence for event in batch.events)
+            return answer
         try:
             job = await self._jobs.get(name)
             _check_opened(job, batch.generation)
@@ -60,6 +66,9 @@ class RunReportServicer(RunReportServiceServicer):
             answer.sequence = max(event.sequence for event in batch.events)
             answer.refused.extend(_refused(event, error) for event in batch.events)
             return answer
+        self._opened[batch.job] = batch.generation, job.uid
+        while len(self._opened) > _OPENED:
+            self._opened.popitem(last=False)
         for event in batch.events:
             try:
                 await self._commit(name, batch.generation, event)
@@ -72,6 +81,15 @@ class RunReportServicer(RunReportServiceServicer):
         # Last, so that whatever is acknowledged has had its effect: a repeat after a crash commits again, harmlessly.
         answer.sequence = await self._journals.of(job.uid).append(source, batch.events)
         return answer
+
+    async def _take_paces(self, name: JobName, batch: ReportRunRequest) -> bool:
+        """Takes a batch of nothing but paces, which every rank tells every few seconds: mostly nothing is stored."""
+        generation, uid = self._opened.get(batch.job, (0, ""))
+        if generation != batch.generation or any(event.WhichOneof("event") != "pace" for event in batch.events):
+            return False
+        reading = self._gauge.hear(uid, batch)
+        await self._note(name, batch, reading, self._stragglers.hear(uid, batch))
+        return True
 
     async def _commit(self, name: JobName, generation: int, event: RunEvent) -> None:
         kind = event.WhichOneof("event")

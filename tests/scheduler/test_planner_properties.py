@@ -48,7 +48,12 @@ def test_a_history_with_arrays_that_once_went_wrong(seed: int, what_it_was: str)
         (1015872, "a gang that had grown got its least again, because its new places cost borrowing, and grew again"),
         (1066350, "so did one whose queue had changed"),
         (1066884, "and one beside a workload that was cancelled"),
-        (1018557, "what was freed too late went to others, because the reservation was dropped before its workload's turn"),
+        (
+            1018557,
+            "what was freed too late went to others: its workload's turn came after the reservation was dropped",
+        ),
+        (1000388, "somebody was stopped beside a reservation that was dropped in the same cycle"),
+        (1080190, "and so in another"),
         (1051665, "or with one that had ended, whose place the newcomer had got"),
         (1001923, "quota was kept for one that fits in no pool that it has quota in"),
         (1043109, "the check let one pass another that waits; where somebody is stopped for it, it passes nobody"),

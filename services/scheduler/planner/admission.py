@@ -32,6 +32,7 @@ class Admission:
 
     def __init__(self, books: Books) -> None:
         self.blocked_pools: set[str] = set()  # where somebody waits for room
+        self.expired: set[str] = set()  # those whose reservation ends with their next turn, whatever that brings
         self.admitted: list[Workload] = []  # those that begin in this cycle
         self.tasks = 0  # of arrays, that were placed in this cycle
         self.rest: Refusal | None = None  # why the last one, an array, got places for some of its tasks only
@@ -74,10 +75,14 @@ class Admission:
                 books.verdict(workload).has_quota = False
                 books.quotas.release(name)
                 books.charge_floating(workload, -1)
+            if name in self.expired:
+                books.lift_reservation(name)
+                self._drop_reservation(workload)
             return refusal
         if not has_claim:
             return self._enter(workload, pools, None)
         reservation, mark = books.reserved.get(name), books.quotas.mark()
+        is_last = name in self.expired
         books.quotas.release(name)
         books.charge_floating(workload, -1)
         if reservation is not None:
@@ -85,17 +90,25 @@ class Admission:
         refusal = self._enter(workload, pools, reservation)
         if refusal is None:
             if reservation is not None:
-                books.verdict(workload).drops_reservation = True
-                books.reserved.drop(name)
+                self._drop_reservation(workload)
         elif refusal[0] in _HOPELESS:
             books.verdict(workload).has_quota = False  # it would keep from others what it cannot use
         elif books.verdict(workload).reservation is None:
-            if reservation is not None:
+            if reservation is not None and not is_last:
                 books.hold_reservation(name)
             if books.verdict(workload).has_quota or reservation is not None:
                 books.quotas.undo(mark)
                 books.charge_floating(workload)
+            if is_last:
+                books.give_up_claim(workload)
+        if is_last and refusal is not None:
+            self._drop_reservation(workload)
         return refusal
+
+    def _drop_reservation(self, workload: Workload) -> None:
+        self._books.verdict(workload).drops_reservation = True
+        self._books.reserved.drop(workload.name)
+        self.expired.discard(workload.name)
 
     def _enter(self, workload: Workload, pools: Sequence[str], reservation: Reservation | None) -> Refusal | None:
         books, name = self._books, workload.name

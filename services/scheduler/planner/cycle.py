@@ -1,6 +1,6 @@
 """One run of the planner: what has become of each workload, who of those that wait gets a place, and the surplus."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from heapq import nsmallest
 from typing import Final
 
@@ -55,10 +55,9 @@ class Cycle:
     def run(self) -> Plan:
         """All decisions."""
         waiting = self._judge()
-        expired = self._drop_reservations(waiting)
+        self._drop_reservations(waiting)
         if waiting:
             self._admit(waiting)
-        self._drop_expired(expired)
         if self._is_full:
             self._books.wake(self._now)  # who else waits is seen to before any surplus is given
         else:
@@ -119,13 +118,12 @@ class Cycle:
             if verdict.tasks is not None:
                 verdict.tasks.is_revoked = True
 
-    def _drop_reservations(self, waiting: Mapping[str, Workload]) -> list[str]:
-        """Give up reservations that serve nobody any more. Those whose time is up, and whose workload has a last chance.
+    def _drop_reservations(self, waiting: Mapping[str, Workload]) -> None:
+        """Give up reservations that serve nobody any more; of those whose time is up each that waits has a last chance.
 
         What was freed for it since the last cycle would else go to others, and it would stop their like once more.
         """
         reserved = self._books.reserved
-        expired: list[str] = []
         for name in reserved.names():
             reservation, workload = reserved.get(name), self._snapshot.workloads.get(name)
             assert reservation is not None
@@ -134,30 +132,29 @@ class Cycle:
                 reserved.drop(name)
                 continue
             is_expired = self._now >= reservation.expires_at
-            if is_void(reservation, workload, self._snapshot) or (is_expired and name not in waiting):
+            has_turn = name in waiting and self._has_claim(workload)
+            if is_void(reservation, workload, self._snapshot) or (is_expired and not has_turn):
                 self._books.verdict(workload).drops_reservation = True
                 reserved.drop(name)
                 self._books.give_up_claim(workload)
             elif is_expired:
-                expired.append(name)
+                self._admission.expired.add(name)
             else:
                 self._books.wake(reservation.expires_at)
-        return expired
-
-    def _drop_expired(self, names: Sequence[str]) -> None:
-        """It had its last chance in this cycle."""
-        for name in names:
-            verdict = self._books.verdict(self._snapshot.workloads[name])
-            if verdict.placement is None and verdict.reservation is None:
-                verdict.drops_reservation = True
 
     # Who gets a place.
 
     def _admit(self, waiting: Mapping[str, Workload]) -> None:
         claims = {name: each for name, each in waiting.items() if self._has_claim(each)}
-        for workload in sorted(claims.values(), key=lambda each: (-each.priority, each.submitted, each.name)):
+        expired = self._admission.expired
+        for workload in sorted(
+            claims.values(), key=lambda each: (each.name not in expired, -each.priority, each.submitted, each.name)
+        ):
+            is_last = workload.name in expired
             refusal = self._admission.admit(workload)
-            if refusal is not None:
+            if refusal is not None and is_last:
+                del claims[workload.name]  # it has no claim any more: its next turn is in the line
+            elif refusal is not None:
                 self._refuse(workload, refusal)
             elif self._admission.wants_more:
                 del claims[workload.name]  # its other tasks have their turn in the line
