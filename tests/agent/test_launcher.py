@@ -19,6 +19,7 @@ from lepton.errors import FailedPrecondition, InvalidArgument, Unavailable
 from services.agent.confinement import Confinement
 from services.agent.launcher import Exit, LauncherClient, RankHandle, RankLaunch
 from services.agent.launcher.launch import launcher_environment, rank_environment
+from tests.agent.test_heap import STEPS
 from tests.harness.wait import until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.integration]
@@ -190,6 +191,11 @@ async def test_a_rank_of_another_user_has_its_rights_and_still_dies_with_its_lau
             assert await handle.stdout.readline() == b"refused\n"
             os.kill(launcher.pid, signal.SIGKILL)
             await until(lambda: not is_alive(handle.pid))
+
+
+async def test_a_rank_keeps_the_memory_that_a_step_frees(launcher: LauncherClient, tmp_path: Path) -> None:
+    code, stdout, stderr = await run(launcher, tmp_path, STEPS)
+    assert int(stdout) < 100, (code, stderr)
 
 
 async def test_reports_and_answers_travel_both_ways(launcher: LauncherClient, tmp_path: Path) -> None:

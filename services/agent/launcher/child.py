@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn
 
 from services.agent.confinement import Confinement, apply
 from services.agent.launcher.death import die_with
+from services.agent.launcher.heap import keep_what_is_freed
 from services.agent.launcher.program import run_program
 from services.agent.stall import STACK_SIGNAL
 
@@ -64,6 +65,7 @@ def run_to_the_end(program: Callable[[], None]) -> NoReturn:
     That teardown destroys what is dangerous to destroy (see program.py); what a program relies on (its threads, exit
     handlers, flushed output) is done here instead.
     """
+    keep_what_is_freed()
     faulthandler.register(STACK_SIGNAL, file=2, all_threads=True)  # asked for when the rank seems to hang
     code = _guarded(program)
     code = _guarded(_wind_up) or code
