@@ -71,8 +71,8 @@ check-generated:
 test: setup ## the whole suite but the slow tests, on real etcd, Envoy and Triton
 	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
-test-all: setup ## the suite with the slow tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+test-all: setup ## the suite with the slow tests, and property tests with new examples
+	@LEPTON_EXAMPLES=new $(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: setup ## run the benchmarks, each printing JSON (BENCHES="rpc" picks)
 	@for bench in $(BENCHES); do echo "== $$bench" >&2; $(BIN)/python -m "bench.$$bench"; done
