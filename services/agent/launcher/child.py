@@ -48,6 +48,7 @@ def run_rank(start: Mapping[str, Any], launcher: int) -> NoReturn:
         os.environ.update(start["env"])
         os.environ["LEPTON_REPORT_FD"] = str(REPORT_FD)
         time.tzset()
+        keep_what_is_freed(os.environ)
         sys.stdin = open(0)  # noqa: SIM115  # lives as long as the process
         sys.stdout = open(1, "w", buffering=1)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
@@ -65,7 +66,6 @@ def run_to_the_end(program: Callable[[], None]) -> NoReturn:
     That teardown destroys what is dangerous to destroy (see program.py); what a program relies on (its threads, exit
     handlers, flushed output) is done here instead.
     """
-    keep_what_is_freed()
     faulthandler.register(STACK_SIGNAL, file=2, all_threads=True)  # asked for when the rank seems to hang
     code = _guarded(program)
     code = _guarded(_wind_up) or code

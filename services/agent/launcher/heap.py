@@ -6,7 +6,6 @@ the step's processor time. Blocks of more than 32 MiB, the most that the C libra
 """
 
 import ctypes
-import os
 from collections.abc import Mapping
 from typing import Final
 
@@ -17,7 +16,7 @@ _MOST_KEPT: Final = 512 << 20  # bytes at the end of the heap
 _DECIDED_BY: Final = ("GLIBC_TUNABLES", "LD_PRELOAD")
 
 
-def keep_what_is_freed(environment: Mapping[str, str] = os.environ) -> None:
+def keep_what_is_freed(environment: Mapping[str, str]) -> None:
     """Sets this process's allocator so, unless the environment decides about it, or the C library is another."""
     if any(name.startswith("MALLOC_") or name in _DECIDED_BY for name in environment):
         return
