@@ -1,11 +1,16 @@
 """Which ports of 127.0.0.1 a stack listens on: chosen once, kept over restarts, so that addresses stay good."""
 
 import json
+import random
 import socket
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 HOST = "127.0.0.1"
+_LOWEST: Final = 10_000
+_KERNELS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_TRIES: Final = 100
 
 
 class Ports:
@@ -29,8 +34,8 @@ class Ports:
         numbers: dict[str, int] = {}
         try:
             for name in names:
-                listener = _listen(kept.get(name, 0)) or _listen(0)
-                assert listener is not None
+                listener = _listen(kept[name]) if name in kept else None
+                listener = listener or listen_anywhere()
                 held.append(listener)
                 numbers[name] = listener.getsockname()[1]
         finally:
@@ -38,6 +43,19 @@ class Ports:
                 listener.close()
         file.write_text(json.dumps(numbers, indent=1) + "\n")
         return cls(numbers)
+
+
+def listen_anywhere() -> socket.socket:
+    """A listener on a port that the kernel gives to nobody by itself, as it does to connections, once this is closed."""
+    chance = random.SystemRandom()
+    above = int(_KERNELS.read_text().split()[0]) if _KERNELS.is_file() else 0
+    for _ in range(_TRIES if above > 2 * _LOWEST else 0):
+        listener = _listen(chance.randrange(_LOWEST, above))
+        if listener is not None:
+            return listener
+    found = _listen(0)
+    assert found is not None
+    return found
 
 
 def _listen(port: int) -> socket.socket | None:

@@ -1,13 +1,12 @@
 """Ports of the loopback interface that nobody listens on."""
 
-import socket
 from contextlib import ExitStack
+
+from deploy.local.ports import listen_anywhere
 
 
 def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago, all different."""
     with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [int(listener.getsockname()[1]) for listener in sockets]
+        listeners = [held.enter_context(listen_anywhere()) for _ in range(count)]
+        return [int(listener.getsockname()[1]) for listener in listeners]
