@@ -46,7 +46,7 @@ class Ports:
 
 
 def listen_anywhere() -> socket.socket:
-    """A listener on a port that the kernel gives to nobody by itself, as it does to connections, once this is closed."""
+    """A listener on a port that the kernel gives to nobody by itself, as it does to each connection, once it closes."""
     chance = random.SystemRandom()
     above = int(_KERNELS.read_text().split()[0]) if _KERNELS.is_file() else 0
     for _ in range(_TRIES if above > 2 * _LOWEST else 0):
