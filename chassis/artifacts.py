@@ -1,11 +1,12 @@
 """The artifact store for services: lepton.artifacts, off the event loop."""
 
 import asyncio
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lepton import artifacts
-from lepton.artifacts import Digest, Listed
+from lepton.artifacts import UPLOADS, Digest, Listed
 
 
 class ArtifactStore:
@@ -27,6 +28,14 @@ class ArtifactStore:
         """The bytes, verified."""
         return await asyncio.to_thread(self._store.read, project, digest)
 
+    async def head(self, project: str, digest: str, most: int) -> bytes:
+        """Its first bytes, not verified: to look at, not to use."""
+        return await asyncio.to_thread(self._store.head, project, digest, most)
+
+    async def mapped(self, project: str, digest: str) -> memoryview:
+        """The bytes, verified, in memory only as far as they are touched where the store is local."""
+        return await asyncio.to_thread(self._store.mapped, project, digest)
+
     async def fetch_to(self, project: str, digest: str, target: Path) -> None:
         """Write the bytes to a file, verified before it appears."""
         await asyncio.to_thread(self._store.fetch_to, project, digest, target)
@@ -38,6 +47,28 @@ class ArtifactStore:
     async def size(self, project: str, digest: str) -> int:
         """How many bytes it has."""
         return await asyncio.to_thread(self._store.size, project, digest)
+
+    async def put_part(self, project: str, data: bytes) -> Digest:
+        """Store a part of an upload, where no artifact is read from."""
+        return await asyncio.to_thread(lambda: self._store.put_bytes(project, data, area=UPLOADS))
+
+    async def join(self, project: str, parts: Sequence[Digest], digest: str) -> str:
+        """Make the artifact of a digest out of parts. Returns what their digest is; if another, nothing is made."""
+        return await asyncio.to_thread(self._join, project, parts, digest)
+
+    def _join(self, project: str, parts: Sequence[Digest], digest: str) -> str:
+        content, draft = hashlib.sha256(), self._store.draft(project, area="")
+        try:
+            for part in parts:
+                data = self._store.read_part(project, part)
+                content.update(data)
+                draft.write(data)
+            found = f"sha256:{content.hexdigest()}"
+            if found == digest:
+                self._store.publish(project, draft.finish(), area="")
+        finally:
+            draft.abandon()
+        return found
 
     async def projects(self) -> list[str]:
         """The projects that have artifacts."""

@@ -80,6 +80,11 @@ class Controller:
             planned.cancel()
         self._again[name] = loop.call_later(after_s, self._look_at, name)
 
+    def look_at_all(self) -> None:
+        """Calls `reconcile` for every resource: something that all depend on has changed. Nothing without a lead."""
+        for name in self._entries:
+            self.look_again(name, 0)
+
     async def run(self) -> None:
         """Leads whenever it can, for ever."""
         while True:

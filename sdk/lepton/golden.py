@@ -1,9 +1,12 @@
 """Golden inference: requests with known answers, sent over the Open Inference Protocol, and what came of them."""
 
+import json
+import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from random import Random
 from typing import Any, Final, Self
 
 import grpc
@@ -32,7 +35,11 @@ DATATYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-_NAMES: Final = {dtype: name for name, dtype in DATATYPES.items()}
+TOLERANCES: Final = "lepton.golden"
+TEXT: Final = "BYTES"
+"""The datatype of texts: arrays of `bytes` objects; in a safetensors file `pack_texts` makes numbers of them."""
+_NAMES: Final = {**{dtype: name for name, dtype in DATATYPES.items()}, np.dtype(object): TEXT}
+_TRITON_TEXT: Final = "STRING"
 
 
 class Outcome(StrEnum):
@@ -84,6 +91,7 @@ class Golden:
             inputs=_named(arrays, model.input),
             outputs=_named(arrays, model.output),
             max_batch=model.max_batch_size,
+            **tolerances(tensors),
         )
 
     @property
@@ -94,6 +102,14 @@ class Golden:
     def head(self, rows: int) -> Self:
         """The first samples only: enough to prove that a server still answers."""
         return self._cut(0, rows) if self.max_batch else self
+
+    def shuffled(self, rows: int, random: Random) -> Self:
+        """So many of the samples in an order of their own: hardly ever a request that a cache has seen."""
+        if not self.max_batch:
+            return self
+        picked = random.sample(range(self.rows), min(rows, self.rows, self.max_batch))
+        inputs = {name: array[picked] for name, array in self.inputs.items()}
+        return replace(self, inputs=inputs, outputs={name: array[picked] for name, array in self.outputs.items()})
 
     def requests(self) -> Iterator[Self]:
         """The same samples, in pieces that one request may hold."""
@@ -146,7 +162,7 @@ def _request(model: str, golden: Golden) -> Any:
     request = service_pb2.ModelInferRequest(model_name=model)
     for name, array in golden.inputs.items():
         request.inputs.add(name=name, datatype=_NAMES[array.dtype], shape=array.shape)
-        request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+        request.raw_input_contents.append(to_raw(array))
     for name in golden.outputs:
         request.outputs.add(name=name)
     return request
@@ -164,6 +180,10 @@ def _compare(answer: Any, golden: Golden) -> tuple[Outcome, float, str]:
         described = f"output {name} is {output.datatype}{list(output.shape)} in {len(raw)} bytes"
         if _NAMES[expected.dtype] != output.datatype or tuple(output.shape) != expected.shape:
             return Outcome.MALFORMED, largest, f"{described}, not {_NAMES[expected.dtype]}{list(expected.shape)}"
+        if expected.dtype == object:
+            if raw != to_raw(expected):
+                return Outcome.MISMATCHED, largest, f"output {name} holds other texts"
+            continue
         if len(raw) != expected.nbytes:
             return Outcome.MALFORMED, largest, described
         actual = np.frombuffer(raw, expected.dtype).reshape(expected.shape)
@@ -180,8 +200,64 @@ def _named(arrays: Mapping[str, Array], tensors: Sequence[Any]) -> dict[str, Arr
     for tensor in tensors:
         datatype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
         array = arrays.get(tensor.name)
+        if datatype == _TRITON_TEXT and array is not None and array.dtype == np.uint8 and array.ndim and len(array):
+            found[tensor.name] = _unpacked(array)
+            continue
         if array is None or not len(array) or DATATYPES.get(datatype) != array.dtype:
             problem = f"it holds no tensor {tensor.name} of type {datatype}"
             raise InvalidArgument("GOLDEN_INVALID", problem=problem)
         found[tensor.name] = array
     return found
+
+
+def tolerances(tensors: bytes) -> dict[str, float]:
+    """How far answers may be off, if a golden file says so: a quantised model's depend on what they are batched with.
+
+    The header's entry `lepton.golden` holds {"absolute": .., "relative": ..} as JSON; what is left out is the default.
+    """
+    said = ""
+    try:
+        (length,) = struct.unpack_from("<Q", tensors)
+        said = (json.loads(tensors[8 : 8 + length]).get("__metadata__") or {}).get(TOLERANCES, "{}")
+        found = {str(name): float(value) for name, value in json.loads(said).items()}
+    except (struct.error, ValueError, TypeError, AttributeError) as error:
+        raise InvalidArgument("GOLDEN_INVALID", problem=f"its header cannot be read ({error})") from error
+    if set(found) - {"absolute", "relative"} or not all(0 <= value < float("inf") for value in found.values()):
+        raise InvalidArgument("GOLDEN_INVALID", problem=f"the entry {TOLERANCES} of its header is {said!r}")
+    return found
+
+
+def pack_texts(given: Array) -> Array:
+    """Texts (`str` or `bytes` without NUL at their ends) as uint8 with one dimension more, filled up with NUL."""
+    encoded = [each if isinstance(each, bytes) else str(each).encode() for each in given.ravel()]
+    width = max([1, *map(len, encoded)])
+    packed = np.frombuffer(b"".join(each.ljust(width, b"\0") for each in encoded), np.uint8)
+    return packed.reshape(*given.shape, width)
+
+
+def _unpacked(packed: Array) -> Array:
+    rows = np.ascontiguousarray(packed).reshape(-1, packed.shape[-1])
+    made = np.empty(len(rows), object)
+    made[:] = [row.tobytes().rstrip(b"\0") for row in rows]
+    return made.reshape(packed.shape[:-1])
+
+
+def to_raw(array: Array) -> bytes:
+    """A tensor as the protocol sends it; texts are `bytes`, each sent with its length before it."""
+    if array.dtype != object:
+        return np.ascontiguousarray(array).tobytes()
+    return b"".join(struct.pack("<I", len(each)) + each for each in array.ravel())
+
+
+def from_raw(raw: bytes, datatype: str, shape: Sequence[int]) -> Array:
+    """The tensor that was sent; texts become `bytes`. Raises ValueError when it is not of that shape."""
+    if datatype != TEXT:
+        return np.frombuffer(raw, DATATYPES[datatype]).reshape(shape)
+    found, at = list[bytes](), 0
+    while at < len(raw):
+        (length,) = struct.unpack_from("<I", raw, at)
+        found.append(raw[at + 4 : at + 4 + length])
+        at += 4 + length
+    made = np.empty(len(found), object)
+    made[:] = found
+    return made.reshape(shape)

@@ -71,6 +71,25 @@ TEXTS: Final[Mapping[str, str]] = {
     ),
     "RATE_LIMITED": "The caller sends too many calls; wait as long as the details say and try again.",
     "MESSAGE_TOO_LARGE": "The message is larger than the server accepts; send less at a time.",
+    # The gateway, beside RATE_LIMITED and MESSAGE_TOO_LARGE.
+    "MODEL_UNNAMED": "The request names no model; set {field} to <project>.<deployment>.",
+    "MODEL_NAMES_DIFFER": "The header lepton-model names {header}, the message {message}; name one model.",
+    "MODEL_NOT_SERVED": "Request for unknown model: {model} is not deployed; see `lepton deployments list`.",
+    "MESSAGE_COMPRESSED": "The gateway reads the model's name in the message: send it uncompressed.",
+    "NAME_TOO_LONG": "An answer repeats a name of the request, and is too long for that; shorten the request's names.",
+    "REVISION_NOT_SERVED": "Revision {revision} of {model} is not served; leave the header lepton-revision out.",
+    "METHOD_NOT_OFFERED": "The gateway does not offer {method}; send tensors in the message, and use deployments.",
+    "TOO_MANY_IN_FLIGHT": "The model has as many calls in flight as it may; try again shortly, or raise the limit.",
+    "NO_REPLICA": "No replica of the model answers now; try again shortly.",
+    "HELD_CALLS_FULL": (
+        "{deployment} is being woken and {held} calls are held for it already, as many as may be; try again shortly, "
+        "or raise autoscaling.held_requests or held_bytes."
+    ),
+    "NOT_AWAKE": (
+        "{deployment} was called, and no replica of it was ready after {waited_s} s ({why}); see "
+        "`lepton deployments show`, then try again."
+    ),
+    "REPLICA_LOST": "The replica was lost while it had the call; try again.",
     "DRAINING": "The server is shutting down; try again, another replica will answer.",
     "UNREACHABLE": "The server could not be reached; check the address and that it is running, then try again.",
     "STORE_UNAVAILABLE": "The state store does not answer; try again shortly.",
@@ -106,7 +125,19 @@ TEXTS: Final[Mapping[str, str]] = {
     "ARTIFACTS_NOT_CONFIGURED": "This process knows no artifact store; set LEPTON_ARTIFACTS and LEPTON_PROJECT.",
     "FILE_NOT_FOUND": "There is no file {file}; check the path.",
     "DATASET_INVALID": "The dataset cannot be used: {problem}.",
+    "PIPELINE_INVALID": "The pipeline cannot be prepared: {problem}; correct that step and deploy again.",
+    "BATCH_INPUT_INVALID": "The dataset of the batch prediction cannot be read: {problem}; give another file.",
+    "BATCH_PREDICTION_ALREADY_EXISTS": "{batch_prediction} exists already; choose another id or delete it first.",
+    "BATCH_PREDICTION_DELETING": "{batch_prediction} is being deleted; wait until it is gone.",
+    "BATCH_PREDICTION_NOT_FOUND": "There is no {batch_prediction}; list the project's batch predictions.",
+    "BATCH_PREDICTION_WITHOUT_RESULT": "{batch_prediction} has no result yet; wait until it has ended.",
     "MODEL_PACKAGE_INVALID": "The artifact is no model package: {problem}; name the digest of a package's manifest.",
+    "MODEL_FILE_INVALID": "{file} is no {kind} that can be used: {problem}.",
+    "MODEL_FILE_PICKLED": (
+        "{file} is {what}, which runs code when it is read; write safetensors (safetensors.torch.save_file), or export "
+        "it (torch.onnx.export, torch.export.save)."
+    ),
+    "MODEL_NOT_PROVED": "The model in {file} could not be run with its golden requests: {problem}.",
     "KERAS_BACKEND_WRONG": "Keras runs on {backend}; set KERAS_BACKEND=torch before keras is imported.",
     "TRANSFER_IMPOSSIBLE": "No weights can be taken over from {package}: {problem}.",
     # Training and the ranks of a gang.
@@ -162,11 +193,36 @@ TEXTS: Final[Mapping[str, str]] = {
     "ARTIFACT_TOO_LARGE": "The artifact is larger than {limit_bytes} bytes; split it, or have the limit raised.",
     "PACKAGE_INVALID": "The model package cannot be registered; correct what the details name.",
     "GOLDEN_INVALID": "The golden requests of the model are malformed; package the model again.",
+    "DELETION_PROTECTED": (
+        "The model {model} is protected from deletion; take that away with `lepton models update --no-protect`."
+    ),
+    "VERSION_IN_USE": "The version {version} is used by {user}; move or delete that first.",
+    "VERSION_QUARANTINED": "The version {version} is quarantined ({why}); deploy another one, or have it released.",
+    "QUARANTINE_NOT_FOUND": "{source} is not quarantined; see what is with `lepton models versions`.",
+    "FILTER_INVALID": "The filter cannot be used: {problem}.",
+    "UPLOAD_MOVED": "The upload of {artifact} stands at byte {committed_bytes}; ask where it is and go on from there.",
+    "ARTIFACT_QUOTA_EXCEEDED": (
+        "The artifacts of {project} would be {wanted_bytes} bytes, {limit_bytes} at the most are allowed; delete some, "
+        "or have the quota raised."
+    ),
+    "TOO_MANY_TRANSFERS": "This server moves {limit} artifacts already; try again shortly.",
+    "MODEL_IN_USE": "The model {model} is used by {user}; cancel that or wait until it has ended.",
     "MODEL_DEPLOYED": "The model {model} is served by {deployment}; delete the deployment first.",
+    "ENGINE_UNAVAILABLE": "An engine by {engine} cannot be made here: {problem}; ONNX Runtime serves the model.",
+    "ENGINE_BUILD_FAILED": "{engine} could not build or run the engine: {problem}.",
+    "CALIBRATION_MISSING": "INT8 with fixed ranges needs samples to find them on; give a dataset.",
+    "OPTIMIZATION_ALREADY_EXISTS": "{optimization} exists already; choose another id or delete it first.",
+    "OPTIMIZATION_NOT_FOUND": "There is no {optimization}; list the model's optimisations.",
+    "OPTIMIZATION_ENDED": "{optimization} has ended; start another one.",
+    "OPTIMIZATION_WITHOUT_PROPOSAL": "{optimization} proposes nothing: {message}.",
     "EXPORT_FAILED": "The model could not be exported: {problem}; use a built-in architecture.",
     "EXPORT_MISMATCH": "The export answers unlike the checkpoint ({output}: {error}, limit {limit}); report the model.",
     "DEPLOYMENT_NOT_SERVING": "The deployment {deployment} does not serve; wait until it does, or read its message.",
+    "ROLLOUT_NOT_IN_PROGRESS": "The deployment {deployment} has no rollout in progress ({state}); a change starts one.",
+    "NO_EARLIER_REVISION": "The deployment {deployment} has served no earlier revision; name one by its number.",
+    "INFERENCE_NOT_CONFIGURED": "The node {node} knows no inference service; add `inference` to [peers] of its agent.",
     "TRITON_NOT_CONFIGURED": "The node {node} has no Triton server; configure one, or deploy to another pool.",
+    "NO_ENGINE_FOR_NODE": "No form of the model runs on this node ({problem}); build one, or allow ONNX Runtime.",
     "STATE_IN_USE": "Another agent uses {state_dir}; stop it, or give this one its own folder.",
     # The server's own fault.
     "INTERNAL": "The server failed; report the request id to the operator.",

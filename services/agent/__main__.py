@@ -9,7 +9,8 @@ from services.agent.config import AgentConfig
 from services.agent.confinement import conceal
 from services.agent.fence import BootClock
 from services.agent.isolation import Isolation
-from services.agent.node import describe, device_uuids, usage_meter
+from services.agent.model_cache import ModelCache
+from services.agent.node import describe, device_models, device_uuids, usage_meter
 from services.agent.outbox import Outbox
 from services.agent.process_runner import ProcessRunner
 from services.agent.processes import Warden
@@ -21,7 +22,9 @@ from services.agent.slices import Slices
 from services.agent.staging import Staging
 from services.agent.tasks import Tasks
 from services.agent.torch_runner import TorchRunner
-from services.agent.triton_runner import TritonRunner, tools
+from services.agent.triton_memory import LeakLimit
+from services.agent.triton_offer import tools
+from services.agent.triton_runner import TritonRunner
 from services.agent.warm_launcher import WarmLauncher
 from services.agent.work import WorkFolders, exclusive
 
@@ -56,6 +59,7 @@ async def build(config: AgentConfig, app: App) -> None:
         artifacts=config.artifacts,
         otlp_endpoint=config.telemetry.otlp_endpoint,
         device_uuids=device_uuids(node),
+        device_models=device_models(node),
     )
     reporting = await app.enter(Reporting(app.peers.channel("trainer"), app.clock))
     runners: dict[str, Runner] = {
@@ -69,7 +73,15 @@ async def build(config: AgentConfig, app: App) -> None:
             cold=ColdRanks(warden, environ),
             reporting=reporting,
         ),
-        "triton": TritonRunner(surroundings=place, folders=folders, tools=tools(config), trace_url=config.trace_url),
+        "triton": TritonRunner(
+            surroundings=place,
+            folders=folders,
+            tools=tools(config.triton),
+            trace_url=config.trace_url,
+            leak=LeakLimit(growth_bytes=config.triton.memory_growth_bytes) if config.triton else None,
+            servers=app.peers.channel("inference") if "inference" in config.peers else None,
+            cache=ModelCache.made(config.state_dir / "cache" / "models", most_bytes=config.caches.model_bytes),
+        ),
         "process": ProcessRunner(surroundings=place, folders=folders, inherited=environ, warden=warden),
     }
     outbox = Outbox()

@@ -138,6 +138,8 @@ class Attendant:
         elif self._journal is None:
             if meant.commit_id:
                 await self._process.ack(meant.commit_id)  # nobody keeps count of it
+            elif meant.event.HasField("phase"):
+                self._control.running(meant.event.phase)  # what it does is the slice's state in words
         elif meant.commit_id:
             return await self._journal.submit(meant.event)
         elif meant.event.HasField("pace"):

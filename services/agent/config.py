@@ -9,6 +9,7 @@ artifacts = "file:///srv/lepton/artifacts" # where ranks and replicas read and w
 auth = "127.0.0.1:7002"
 scheduler = "127.0.0.1:7202"
 trainer = "127.0.0.1:7302"
+inference = "127.0.0.1:7402"               # needed by shared model servers only
 
 [identity]                                 # as for every service; the join token is for spiffe agent/<node>
 state_dir = "/var/lib/lepton/agent/identity"
@@ -34,6 +35,7 @@ server = "/opt/triton/bin/tritonserver"
 backends = "/opt/triton/backends"
 libs = "/opt/triton/libs"
 python_path = "/opt/triton/stub/bin"       # the folder of the python3 that model stubs run in
+memory_growth_bytes = 1073741824           # a server that grew by more is replaced, and no call is lost; 0 = never
 
 [isolation]                                # as whom and within which limits jobs run; the defaults need no rights
 first_uid = 200000                         # with an agent that runs as root: each project gets a user of its own
@@ -50,6 +52,7 @@ file_bytes = 0                             # the largest file that a job may wri
 code_bytes = 4294967296
 data_bytes = 68719476736
 environment_bytes = 34359738368
+model_bytes = 68719476736
 
 [pip]                                      # how the environments of jobs with requirements are made
 timeout_s = 900
@@ -92,12 +95,13 @@ class DeclaredTaint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TritonPaths:
-    """Where Triton lies; all four are needed."""
+    """Where Triton lies; all four paths are needed."""
 
     server: Path
     backends: Path
     libs: Path
     python_path: Path
+    memory_growth_bytes: int = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

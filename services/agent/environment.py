@@ -1,6 +1,7 @@
 """The environment of what the agent starts: torchrun's contract, Lepton's own, and what a user may add to them."""
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,8 @@ _OWN: Final = frozenset(
     )
 )  # fmt: skip
 _MOST_BYTES: Final = 128 << 10
+NODE_PYTHON: Final = "lepton-python"
+"""As a program's command: the interpreter that the node's own Lepton runs in, wherever that is."""
 
 
 def checked(environment: Mapping[str, str]) -> dict[str, str]:
@@ -44,6 +47,12 @@ def checked_argv(argv: Sequence[str]) -> tuple[str, ...]:
     if sum(map(len, argv)) > _MOST_BYTES:
         raise InvalidArgument("INVALID_FIELD", fields={"argv": f"is larger than {_MOST_BYTES} bytes"})
     return tuple(argv)
+
+
+def command(argv: Sequence[str]) -> tuple[str, ...]:
+    """The command of a program, its interpreter filled in where it asks for the node's own."""
+    checked = checked_argv(argv)
+    return (sys.executable, *checked[1:]) if checked[:1] == (NODE_PYTHON,) else checked
 
 
 def visible_devices(order: SliceOrder, uuids: Mapping[int, str]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from lepton.scheduler.v1 import workload_pb2
 from services.agent.attendant import Attendant
-from services.agent.environment import checked, checked_argv, slice_variables, visible_devices
+from services.agent.environment import checked, command, slice_variables, visible_devices
 from services.agent.launcher.launch import rank_environment
 from services.agent.order import SliceOrder
 from services.agent.processes import CannotRun, Warden
@@ -27,7 +27,7 @@ class ProcessRunner:
     async def run(self, order: SliceOrder, control: SliceControl) -> Ending:
         """Run the command to its end."""
         program = order.program.process
-        argv, wanted = checked_argv(program.argv), checked(program.environment)
+        argv, wanted = command(program.argv), checked(program.environment)
         place = self._surroundings
         own = slice_variables(
             order,

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from lepton.scheduler.v1 import workload_pb2
@@ -61,9 +61,9 @@ class SliceControl:
         """Its process exists; a message says what keeps it from being ready."""
         self.report(Slice.RUNNING, message=message[-1000:])
 
-    def ready(self, endpoints: Mapping[str, str]) -> None:
+    def ready(self, endpoints: Mapping[str, str], facts: Mapping[str, str] | None = None) -> None:
         """It has proved that it does its work."""
-        self.report(Slice.READY, endpoints=endpoints)
+        self.report(Slice.READY, endpoints=endpoints, facts=facts)
 
     def output(self, name: str, digest: str) -> None:
         """It has produced an artifact."""
@@ -89,3 +89,4 @@ class Surroundings:
     artifacts: str  # the store's URL
     otlp_endpoint: str
     device_uuids: Mapping[int, str]  # of the real accelerators, by index
+    device_models: Mapping[int, str] = field(default_factory=dict)  # likewise

@@ -207,6 +207,7 @@ class Slices:
         message: str = "",
         endpoints: Mapping[str, str] | None = None,
         outputs: Mapping[str, str] | None = None,
+        facts: Mapping[str, str] | None = None,
     ) -> None:
         said = entry.report.slice
         if state is not None:
@@ -215,6 +216,8 @@ class Slices:
             said.endpoints[name] = endpoint
         for name, digest in (outputs or {}).items():
             said.outputs[name] = digest
+        for name, fact in (facts or {}).items():
+            said.facts[name] = fact
         if entry.span is not None and state not in (None, Slice.STARTING):
             entry.span.end()
             entry.span = None

@@ -49,6 +49,7 @@ class CacheSettings:
     code_bytes: int = 4 << 30
     data_bytes: int = 64 << 30
     environment_bytes: int = 32 << 30
+    model_bytes: int = 64 << 30  # of files that replicas serve; 0 = none are kept
 
 
 class Staging:

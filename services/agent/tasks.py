@@ -14,7 +14,7 @@ from lepton.errors import InvalidArgument, Unavailable
 from lepton.internal.v1 import node_session_pb2 as pb
 from lepton.names import WorkloadName, check_id
 from lepton.scheduler.v1 import workload_pb2
-from services.agent.environment import checked, checked_argv, task_variables
+from services.agent.environment import checked, command, task_variables
 from services.agent.launcher import Exit
 from services.agent.launcher.launch import rank_environment
 from services.agent.processes import CannotRun, Warden
@@ -244,7 +244,7 @@ class Tasks:
         environment: Mapping[str, str] = {}
         refusal = ""
         try:
-            argv = checked_argv(message.program.argv)
+            argv = command(message.program.argv)
             own = task_variables(
                 self._surroundings, project, message.generation, message.trace_context, message.task_count
             )

@@ -1,15 +1,17 @@
 """Runs Triton programs: a serving replica with its models, ready only when golden inference has passed."""
 
 import asyncio
-import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lepton.artifacts import ArtifactStore
-from lepton.errors import FailedPrecondition, InvalidArgument
-from lepton.golden import Golden
+from lepton.errors import FailedPrecondition
+from lepton.internal.v1 import model_server_pb2
+from lepton.internal.v1.model_server_pb2_grpc import ModelServerServiceStub
+from lepton.repository import Offer
 from lepton.scheduler.v1 import program_pb2, workload_pb2
-from services.agent.config import AgentConfig
+from services.agent.model_cache import ModelCache, ModelFiles
 from services.agent.order import SliceOrder
 from services.agent.runner import Ending, SliceControl, Surroundings
 from services.agent.triton import (
@@ -21,18 +23,32 @@ from services.agent.triton import (
     TritonReplica,
     TritonTools,
 )
+from services.agent.triton_memory import LeakLimit
+from services.agent.triton_models import fetch
+from services.agent.triton_offer import device_classes, offer
+from services.agent.triton_shared import SharedModels
 from services.agent.work import WorkFolders
 
 Slice = workload_pb2.Slice
-_CONFIG = "config.pbtxt"
 
 
 class TritonRunner:
     """Fetches what a replica serves and keeps it serving."""
 
     def __init__(
-        self, *, surroundings: Surroundings, folders: WorkFolders, tools: TritonTools | None, trace_url: str
+        self,
+        *,
+        surroundings: Surroundings,
+        folders: WorkFolders,
+        tools: TritonTools | None,
+        trace_url: str,
+        leak: LeakLimit | None = None,
+        cache: ModelCache | None = None,
+        servers: Any = None,
     ) -> None:
+        self._servers = servers  # the channel to the inference service, which tells shared servers what to serve
+        self._cache = cache
+        self._leak = leak or LeakLimit()
         self._surroundings, self._folders, self._tools, self._trace_url = surroundings, folders, tools, trace_url
 
     async def run(self, order: SliceOrder, control: SliceControl) -> Ending:
@@ -40,18 +56,26 @@ class TritonRunner:
         if self._tools is None:
             raise FailedPrecondition("TRITON_NOT_CONFIGURED", node=order.node)
         async with self._folders.open(order.folder) as folder:
+            offered = offer(self._tools, device_classes(order.devices, self._surroundings.device_models))
+            settings = ReplicaSettings(trace_url=self._trace_url, leak=self._leak)
+            charge = self._shared(order, folder / "triton", offered, settings) if order.program.triton.shared else None
             # Reads whole models from the store.
-            models = await asyncio.to_thread(self._fetch, order.project, order.program.triton, folder / "files")
+            models = await asyncio.to_thread(
+                self._fetch, order.project, order.program.triton, folder / "files", offered
+            )
+            engines = {f"engine/{model.name}": model.engine for model in models if model.engine}
 
             async def observe(event: ReplicaEvent) -> None:
-                _tell(control, event)
+                _tell(control, event, engines)
 
             replica = TritonReplica(
                 tools=self._tools,
                 directory=folder / "triton",
                 models=models,
                 observe=observe,
-                settings=ReplicaSettings(trace_url=self._trace_url),
+                settings=settings,
+                charge=charge,
+                devices=_devices(order, self._surroundings),
             )
             try:
                 async with asyncio.TaskGroup() as tasks:
@@ -64,38 +88,35 @@ class TritonRunner:
                 return Ending(state=Slice.STOPPED, message=control.stop.reason)
             return Ending(state=Slice.FAILED, exit_code=1, message=failure)
 
-    def _fetch(self, project: str, program: program_pb2.TritonProgram, folder: Path) -> list[ServedModel]:
+    def _shared(self, order: SliceOrder, folder: Path, offered: Offer, settings: ReplicaSettings) -> SharedModels:
+        if self._servers is None:
+            raise FailedPrecondition("INFERENCE_NOT_CONFIGURED", node=order.node)
+
+        def hello(endpoint: str) -> model_server_pb2.ModelServerHello:
+            return model_server_pb2.ModelServerHello(
+                workload=order.gang.workload, slice=order.key.index, endpoint=endpoint
+            )
+
+        return SharedModels(
+            connect=ModelServerServiceStub(self._servers).ServeModels,
+            hello=hello,
+            fetch=lambda model, target: fetch(self._files(), order.project, model, target, offered),
+            directory=folder,
+            settings=settings,
+        )
+
+    def _fetch(
+        self, project: str, program: program_pb2.TritonProgram, folder: Path, offered: Offer
+    ) -> list[ServedModel]:
+        files = self._files()
+        return [
+            fetch(files, project, model, folder / str(number), offered) for number, model in enumerate(program.models)
+        ]
+
+    def _files(self) -> ModelFiles:
         store = ArtifactStore(self._surroundings.artifacts)
-        return [_model(store, project, model, folder / str(number)) for number, model in enumerate(program.models)]
-
-
-def tools(config: AgentConfig) -> TritonTools | None:
-    """Where Triton lies, if it does."""
-    paths = config.triton
-    if paths is None:
-        return None
-    return TritonTools(server=paths.server, backends=paths.backends, libs=paths.libs, python_path=paths.python_path)
-
-
-def _model(store: ArtifactStore, project: str, model: program_pb2.ServedModel, folder: Path) -> ServedModel:
-    try:
-        manifest = json.loads(store.read(project, model.repository))
-        digests: Mapping[str, str] = {str(path): str(digest) for path, digest in manifest.items()}
-    except (ValueError, AttributeError) as error:
-        raise _invalid(f"is not a repository manifest: {error}") from error
-    if _CONFIG not in digests:
-        raise _invalid(f"holds no {_CONFIG}")
-    files: dict[str, bytes | Path] = {}
-    for number, (path, digest) in enumerate(digests.items()):
-        target = folder / str(number)
-        store.fetch_to(project, digest, target)
-        files[path] = target
-    config = (folder / str(list(digests).index(_CONFIG))).read_text()
-    return ServedModel(name=model.name, files=files, golden=Golden.parse(store.read(project, model.golden), config))
-
-
-def _invalid(problem: str) -> InvalidArgument:
-    return InvalidArgument("INVALID_FIELD", fields={"repository": problem})
+        # What lies on this machine is not kept on it a second time.
+        return store if self._cache is None or store.is_local else self._cache.over(store)
 
 
 async def _pass_on(control: SliceControl, replica: TritonReplica) -> None:
@@ -103,8 +124,16 @@ async def _pass_on(control: SliceControl, replica: TritonReplica) -> None:
     replica.stop(control.stop.grace_s)
 
 
-def _tell(control: SliceControl, event: ReplicaEvent) -> None:
+def _devices(order: SliceOrder, surroundings: Surroundings) -> list[str]:
+    """The real accelerators of a slice, as CUDA names them."""
+    return [surroundings.device_uuids[index] for index in order.devices if index in surroundings.device_uuids]
+
+
+def _tell(control: SliceControl, event: ReplicaEvent, engines: Mapping[str, str]) -> None:
     if event.state is ReplicaState.READY:
-        control.ready(event.endpoints)
+        measured = {f"memory_bytes/{model}": str(size) for model, size in event.memory_bytes.items()}
+        control.ready(event.endpoints, {**engines, **measured})
     elif event.state is ReplicaState.STARTING and event.restarts:
         control.running(event.detail)
+    elif event.state is ReplicaState.STOPPING:
+        control.running("it is being stopped")  # no longer ready: routes leave it while it still answers

@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import sysconfig
+from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,20 @@ from typing import Any, Final, Self
 
 import grpc
 import psutil
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from lepton.golden import Golden, Verdict, check
+from lepton.repository import CONFIG
 from services.agent import guard
+from services.agent.triton_memory import group_memory, members
 
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (where Triton's stubs put it)
 _PREFIX: Final = "lepton-triton"
 _LOG_KEPT_BYTES: Final = 4 << 20
+_COLLECTIONS: Final = 500
+_CACHE_BYTES: Final = 64 << 20
+"""Of the response cache of one server; it is taken at its start."""
 _CHANNEL: Final = [
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
@@ -46,9 +53,10 @@ class TritonTools:
     libs: Path
     python_path: Path
 
-    def environment(self) -> dict[str, str]:
-        """The whole environment of the server: nothing of the agent's own gets in."""
+    def environment(self, devices: Sequence[str] = ()) -> dict[str, str]:
+        """The whole environment of a server with these accelerators: nothing of the agent's own gets in."""
         return {
+            "CUDA_VISIBLE_DEVICES": ",".join(devices),
             "PATH": f"{self.python_path}:/usr/local/bin:/usr/bin:/bin",
             "LD_LIBRARY_PATH": ":".join(map(str, [self.libs, *_LIBPYTHON])),
             "LANG": "C.UTF-8",
@@ -63,6 +71,14 @@ class ServedModel:
     name: str
     files: Mapping[str, bytes | Path]
     golden: Golden
+    engine: str = ""
+    """What runs it, with the engine's key if it has one."""
+
+    def config(self) -> Any:
+        """Its configuration (`inference.ModelConfig`)."""
+        content = self.files[CONFIG]
+        text = content.read_text() if isinstance(content, Path) else content.decode()
+        return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
 class Port:
@@ -85,7 +101,16 @@ class TritonServer:
     """`async with` starts the process and waits until it is live; leaving the block kills whatever is left of it."""
 
     def __init__(
-        self, *, tools: TritonTools, repository: Path, log: Path, port: int, start_s: float, trace_url: str = ""
+        self,
+        *,
+        tools: TritonTools,
+        repository: Path,
+        log: Path,
+        port: int,
+        start_s: float,
+        trace_url: str = "",
+        options: Sequence[str] = (),
+        devices: Sequence[str] = (),
     ) -> None:
         self._tools = tools
         self._repository = repository
@@ -93,6 +118,8 @@ class TritonServer:
         self._port = port
         self._start_s = start_s
         self._trace_url = trace_url
+        self._options, self._devices = options, devices
+        self._probes: Counter[str] = Counter()
         self._shared_memory = f"{_PREFIX}-{os.getpid()}-{port}-"
         self.metrics_port = _free_port()
 
@@ -114,7 +141,7 @@ class TritonServer:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self._tools.environment(),
+                env=self._tools.environment(self._devices),
                 start_new_session=True,
             )
         self._channel = grpc.aio.insecure_channel(self.endpoint, options=_CHANNEL)
@@ -137,9 +164,36 @@ class TritonServer:
         request = service_pb2.RepositoryModelLoadRequest(model_name=model)
         await self._unless_ended(self._stub.RepositoryModelLoad(request, timeout=deadline_s), f"load {model}")
 
+    async def unload(self, model: str, *, deadline_s: float) -> None:
+        """Unloads a model; calls in flight are answered first. It answers none from now on."""
+        request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
+        await self._unless_ended(self._stub.RepositoryModelUnload(request, timeout=deadline_s), f"unload {model}")
+
+    async def calls(self, *, deadline_s: float) -> dict[str, int]:
+        """How many calls of each loaded model have been answered, well or badly. Raises ServerFailed."""
+        request = service_pb2.ModelStatisticsRequest()
+        try:
+            answer = await self._stub.ModelStatistics(request, timeout=deadline_s)
+        except grpc.aio.AioRpcError as error:
+            raise ServerFailed(f"statistics: {error.code().name}: {error.details()}") from error
+        counted: dict[str, int] = {}
+        for each in answer.model_stats:
+            calls = each.inference_stats.success.count + each.inference_stats.fail.count
+            counted[each.name] = counted.get(each.name, 0) + calls
+        return counted
+
+    def memory(self) -> int:
+        """Bytes that the server and its stubs take; reads /proc."""
+        return group_memory(self._process.pid)
+
     async def prove(self, model: str, golden: Golden, *, deadline_s: float) -> Verdict:
         """Golden inference: the only readiness that means something, for Triton calls a dead stub ready."""
+        self._probes[model] += sum(1 for _ in golden.requests())
         return await check(self._channel, model, golden, deadline_s=deadline_s)
+
+    def probes(self, model: str) -> int:
+        """How many calls of a model were our own."""
+        return self._probes[model]
 
     async def ended(self) -> int:
         """Waits for the server and returns its exit code, 128 + the signal when a signal ended it."""
@@ -183,13 +237,16 @@ class TritonServer:
 
     async def _kill(self) -> None:
         group = self._process.pid
-        while living := _living(group):
+        while living := list(members(group)):
             for process in living:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             await asyncio.sleep(0.01)
         await self._process.wait()
-        _collect(group)
+        for _ in range(_COLLECTIONS):  # a process with threads is dead a moment before it can be waited for
+            if _collect(group):
+                break
+            await asyncio.sleep(0.01)
         await self._channel.close()
         for region in _SHARED_MEMORY.glob(f"{self._shared_memory}*"):
             region.unlink(missing_ok=True)
@@ -222,43 +279,66 @@ class TritonServer:
             f"--metrics-port={self.metrics_port}",
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
             *tracing,
+            *self._options,
         ]
+
+
+def server_options(tools: TritonTools, models: Sequence[ServedModel]) -> list[str]:
+    """The command-line options that the models' configurations ask of their server.
+
+    The pool of a rate limiter's resource is what the largest taker of it needs: whoever shares it takes turns.
+    """
+    configs = [model.config() for model in models]
+    options: list[str] = []
+    if any(config.response_cache.enable for config in configs):
+        options += [
+            f"--cache-config=local,size={_CACHE_BYTES}",
+            f"--cache-directory={tools.backends.parent / 'caches'}",
+        ]
+    resources = [
+        resource for config in configs for group in config.instance_group for resource in group.rate_limiter.resources
+    ]
+    if resources:
+        options.append("--rate-limit=execution_count")
+        for name in sorted({resource.name for resource in resources}):
+            pool = max(resource.count for resource in resources if resource.name == name)
+            options.append(f"--rate-limit-resource={name}:{pool}")
+    return options
 
 
 def materialise(repository: Path, models: Sequence[ServedModel]) -> None:
     """Writes the repository anew; a path that leaves its model's folder is refused."""
     shutil.rmtree(repository, ignore_errors=True)
+    repository.mkdir(parents=True)
     for model in models:
-        root = repository / model.name
-        for path, content in model.files.items():
-            target = root / path
-            if not target.resolve().is_relative_to(root.resolve()) or root.resolve().parent != repository.resolve():
-                raise ValueError(f"model {model.name}: the path {path!r} leaves the repository")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, Path):
-                shutil.copyfile(content, target)
-            else:
-                target.write_bytes(content)
+        write_model(repository, model)
 
 
-def _living(group: int) -> list[psutil.Process]:
-    """The members of a process group that still run. One that is dead and not yet waited for is none of them.
+def write_model(repository: Path, model: ServedModel) -> None:
+    """Writes one model's folder anew; ValueError for a path that leaves it."""
+    root = repository / model.name
+    if root.resolve().parent != repository.resolve():
+        raise ValueError(f"the model name {model.name!r} leaves the repository")
+    shutil.rmtree(root, ignore_errors=True)
+    for path, content in model.files.items():
+        target = root / path
+        if not target.resolve().is_relative_to(root.resolve()):
+            raise ValueError(f"model {model.name}: the path {path!r} leaves the repository")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, Path):
+            shutil.copyfile(content, target)
+        else:
+            target.write_bytes(content)
 
-    Whoever inherits an orphan may never wait for it, as the first process of most containers does not.
-    """
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
 
-
-def _collect(group: int) -> None:
-    """Waits for the dead of a process group that this process has inherited."""
-    with contextlib.suppress(ChildProcessError):
+def _collect(group: int) -> bool:
+    """Waits for the dead of a process group that this process has inherited; whether none is left."""
+    try:
         while os.waitpid(-group, os.WNOHANG)[0]:
             pass
+    except ChildProcessError:
+        return True
+    return False
 
 
 def sweep_shared_memory() -> None:

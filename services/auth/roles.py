@@ -5,9 +5,11 @@ from typing import Final
 
 VIEWER: Final = frozenset(
     {
+        "batchPredictions.get", "batchPredictions.list", "batchPredictions.watch",
         "deployments.get", "deployments.list", "deployments.watch",
         "jobs.get", "jobs.list", "jobs.logs", "jobs.watch",
         "models.get", "models.list",
+        "optimizations.get", "optimizations.list", "optimizations.watch",
         "projects.get",
         "workloads.get", "workloads.list", "workloads.watch",
     }
@@ -16,9 +18,11 @@ VIEWER: Final = frozenset(
 # Trains and serves within a project.
 DEVELOPER: Final = VIEWER | {
     "artifacts.create", "artifacts.get",
+    "batchPredictions.cancel", "batchPredictions.create", "batchPredictions.delete",
     "deployments.create", "deployments.delete", "deployments.update",
     "jobs.cancel", "jobs.create", "jobs.delete",
-    "models.create", "models.delete", "models.update",
+    "models.create", "models.delete", "models.quarantine", "models.update",
+    "optimizations.cancel", "optimizations.create", "optimizations.delete",
     "workloads.cancel", "workloads.create", "workloads.delete", "workloads.update",
 }  # fmt: skip
 
@@ -28,6 +32,7 @@ OPERATOR: Final = VIEWER | {
     "floatingResources.create", "floatingResources.delete", "floatingResources.update",
     "jobs.cancel",
     "joinTokens.create",
+    "models.quarantine",
     "nodes.update",
     "pools.create", "pools.delete", "pools.update",
     "queues.create", "queues.delete", "queues.update",

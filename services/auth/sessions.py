@@ -171,7 +171,7 @@ class Sessions:
 
 
 def _projects(scopes: Set[str], limit: ApiKey) -> Set[str]:
-    """Where the gateway lets the token predict: in projects in which it is good as a whole, and for serving."""
+    """Where the token is good for predictions: in projects in which it is good as a whole, and for serving."""
     if limit.permissions and not Permissions(limit.permissions).grants(_PREDICTS):
         return set()
     whole = {

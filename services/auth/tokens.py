@@ -11,7 +11,7 @@ from joserfc import jwt
 from chassis.clock import Clock
 from services.auth.keys import ALGORITHM, SigningKey
 
-_MAX_PROJECT_BYTES: Final = 2048  # keeps the token under 4 KB; services decide by the policy, only the gateway by this
+_MAX_PROJECT_BYTES: Final = 2048  # keeps the token under 4 KB; it informs clients: whoever serves decides by the policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

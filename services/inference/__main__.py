@@ -2,6 +2,7 @@
 
 import os
 import socket
+from random import Random
 
 from chassis.app import App, run
 from chassis.artifacts import ArtifactStore
@@ -9,16 +10,42 @@ from chassis.election import Election
 from chassis.etcd import EtcdKV
 from chassis.ledger import Ledger
 from chassis.paging import Pager
+from lepton.inference.v1.batch_prediction_service_pb2_grpc import add_BatchPredictionServiceServicer_to_server
 from lepton.inference.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
+from lepton.inference.v1.optimization_service_pb2_grpc import add_OptimizationServiceServicer_to_server
+from lepton.internal.v1.model_server_pb2_grpc import add_ModelServerServiceServicer_to_server
+from services.inference.autoscaling.autoscaler import Autoscaler
+from services.inference.autoscaling.keys import LEADER as AUTOSCALER
+from services.inference.autoscaling.publisher import LoadPublisher
+from services.inference.autoscaling.waker import DurableWaker
+from services.inference.batch.predictions import BatchPredictions
+from services.inference.batch.reconciler import BatchReconciler
+from services.inference.batch.servicer import BatchPredictionServicer
+from services.inference.batch.store import LEADER as BATCHES
+from services.inference.comparing import Comparer
 from services.inference.config import InferenceConfig
 from services.inference.deployments import Deployments
+from services.inference.envoy import EnvoyAdmin
+from services.inference.envoy.rejections import Rejections
 from services.inference.gateway import GatewayFiles
 from services.inference.gateway_identity import gateway_value, keep_certified, token_rules
+from services.inference.holder import Holder
+from services.inference.optimizations.keys import LEADER as OPTIMIZER
+from services.inference.optimizations.reconciler import OptimizationReconciler
+from services.inference.optimizations.searches import Searches
+from services.inference.optimizations.servicer import OptimizationServicer
 from services.inference.reconciler import Reconciler
+from services.inference.recorder import Recorder
 from services.inference.registry import Registry
 from services.inference.routing import GatewayRouting
 from services.inference.servicer import InferenceServicer
+from services.inference.shared.board import SharedBoard
+from services.inference.shared.ledger import SharedLedger
+from services.inference.shared.placer import SharedPlacer
+from services.inference.shared.registry import LEADER as SHARED_LEADER
+from services.inference.shared.sessions import ModelServers
 from services.inference.store import LEADER, PAGE_KEY
+from services.inference.watching import RolloutWatch
 
 
 async def build(config: InferenceConfig, app: App) -> None:
@@ -27,19 +54,55 @@ async def build(config: InferenceConfig, app: App) -> None:
     await app.join_mesh()
     artifacts = ArtifactStore(config.artifacts)
     registry = Registry(kv, artifacts)
-    ledger = Ledger(app.peers.channel("scheduler"))
+    scheduler = Ledger(app.peers.channel("scheduler"))
+    ledger = SharedLedger(scheduler, kv)
+    board = SharedBoard(kv, scheduler)
+    app.loop("follow shared models", board.run)
     gateway = gateway_value(config)
     await keep_certified(config, app, gateway)
-    files = GatewayFiles(kv, ledger, gateway)
+    recorder = await app.enter(Recorder(app.clock, Random()))  # noqa: S311 (a sample, no secret)
+    scaling = config.autoscaling
+    waker = DurableWaker(kv)
+    holder = await app.enter(
+        Holder(waker, app.clock, address=scaling.holder, key=gateway.holder_key, held_bytes=scaling.held_bytes)
+    )
+    envoy = EnvoyAdmin(gateway.directory)
+    rejections = Rejections(envoy, app.clock)
+    app.loop("look what Envoy refuses", rejections.run)
+    files = GatewayFiles(kv, ledger, gateway, recorder=recorder.endpoint, holder=holder, rejections=rejections)
     app.access.on_change(lambda snapshot: files.use_tokens(token_rules(snapshot)))
     app.loop("write gateway files", files.run)
-    election = Election(kv, LEADER, f"{socket.gethostname()}-{os.getpid()}", clock=app.clock)
-    routing = GatewayRouting.of(gateway.directory, app.clock)
-    reconciler = Reconciler(kv, election, ledger, registry, artifacts, routing, config.export_pools)
+    candidate = f"{socket.gethostname()}-{os.getpid()}"
+    election = Election(kv, LEADER, candidate, clock=app.clock)
+    routing = GatewayRouting(envoy, app.clock, rejections)
+    watch = RolloutWatch(Comparer(artifacts, recorder), EnvoyAdmin(gateway.directory), app.clock)
+    reconciler = Reconciler(kv, election, ledger, registry, artifacts, routing, watch, config.export_pools)
     app.loop("reconcile deployments", reconciler.run)
+    here = f"{socket.gethostname()}:{gateway.port}"
+    publisher = LoadPublisher(kv, envoy, holder.held, gateway_id=here, clock=app.clock, every_s=scaling.publish_s)
+    app.loop("publish the gateway's load", publisher.run)
+    autoscaler = Autoscaler(kv, Election(kv, AUTOSCALER, candidate, clock=app.clock), ledger, app.clock, scaling)
+    app.loop("scale deployments", autoscaler.run)
+    sharing = Election(kv, SHARED_LEADER, candidate, clock=app.clock)
+    placer = SharedPlacer(kv, sharing, scheduler, board, app.clock, config.shared)
+    app.loop("place shared models", placer.run)
     served = Deployments(kv, registry, config.gateway.advertised or config.gateway.address)
-    servicer = InferenceServicer(kv, registry, served, await Pager.open(kv, PAGE_KEY))
-    app.serve((add_InferenceServiceServicer_to_server, servicer))
+    pager = await Pager.open(kv, PAGE_KEY)
+    servicer = InferenceServicer(kv, registry, served, pager)
+    elected = Election(kv, BATCHES, candidate, clock=app.clock)
+    batches = BatchReconciler(kv, elected, ledger, registry, artifacts, config.export_pools)
+    app.loop("reconcile batch predictions", batches.run)
+    batch_servicer = BatchPredictionServicer(kv, BatchPredictions(kv, registry, artifacts), pager)
+    optimizer = Election(kv, OPTIMIZER, candidate, clock=app.clock)
+    optimizing = OptimizationReconciler(kv, optimizer, ledger, artifacts, config.export_pools)
+    app.loop("reconcile optimizations", optimizing.run)
+    optimization_servicer = OptimizationServicer(kv, Searches(kv, registry, artifacts), pager)
+    app.serve(
+        (add_InferenceServiceServicer_to_server, servicer),
+        (add_OptimizationServiceServicer_to_server, optimization_servicer),
+        (add_BatchPredictionServiceServicer_to_server, batch_servicer),
+        (add_ModelServerServiceServicer_to_server, ModelServers(kv, board, app.clock)),
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chassis.config import ServiceConfig
+from services.inference.autoscaling.settings import AutoscalingSettings
+from services.inference.shared.settings import SharedSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,5 +33,8 @@ class InferenceConfig(ServiceConfig):
     artifacts: str
     """URL of the artifact store, for example `file:///var/lib/lepton/artifacts`."""
     gateway: GatewaySettings
+    autoscaling: AutoscalingSettings = field(default_factory=AutoscalingSettings)
+    shared: SharedSettings = field(default_factory=SharedSettings)
+    """The servers of deployments with `serving.shared`."""
     export_pools: tuple[str, ...] = field(default_factory=tuple)
     """Pools that conversions run in, most preferred first; empty = any."""

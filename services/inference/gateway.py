@@ -11,32 +11,113 @@ from chassis.controller import WorkloadFeed
 from chassis.kv import KV, follow
 from chassis.logs import logger
 from lepton.inference.v1.deployment_pb2 import Deployment
+from lepton.inference.v1.revision_pb2 import DeploymentRevision
 from lepton.scheduler.v1.scheduler_service_pb2 import WatchWorkloadsResponse
 from lepton.scheduler.v1.workload_pb2 import Workload
-from services.inference.envoy import Endpoint, Gateway, Route, Routes, TokenRules, render, write
-from services.inference.serving import endpoints, serving_name
-from services.inference.store import DEPLOYMENTS, deployment_name_of, deployments
+from services.inference import sizing
+from services.inference.call_limits import route_limits
+from services.inference.envoy import Endpoint, Gateway, Route, Routes, Target, TokenRules, render, write
+from services.inference.envoy.rejections import Rejections
+from services.inference.envoy.routes import Shadow
+from services.inference.holder import Holder
+from services.inference.references import without_quarantined
+from services.inference.revisions import numbered
+from services.inference.rollout.advance import IN_PROGRESS
+from services.inference.serving import proved, serving_name
+from services.inference.store import (
+    DEPLOYMENTS,
+    QUARANTINED,
+    REVISIONS,
+    deployment_name_of,
+    deployments,
+    quarantined_version_of,
+    revisions,
+)
 
 log = logger(__name__)
 _SETTLE_S: Final = 0.02
 """Changes that come together are written together."""
 _RETRY_S: Final = 1.0
+RECORDER: Final = 99_999_999
+"""The revision under which the recorder of live requests stands in a route; no deployment ever gets so far."""
+_RECORDED_SHARE: Final = 0.1
 
 
-def routes(served: Mapping[str, Deployment], workloads: Mapping[str, Workload]) -> Routes:
-    """A route for every deployment that is not being deleted, to those of its replicas that have proved themselves."""
+def routes(
+    served: Mapping[str, Deployment],
+    revisions: Mapping[str, DeploymentRevision],
+    workloads: Mapping[str, Workload],
+    *,
+    recorder: Endpoint | None = None,
+    holder: Endpoint | None = None,
+) -> Routes:
+    """A route for every deployment that is not being deleted, to those of its revisions that have been prepared.
+
+    A target's endpoints are the replicas that have proved themselves. `recorder` gets copies of calls while a rollout
+    is in progress, `holder` the calls for which there is no replica.
+    """
     found = []
     for deployment in served.values():
-        workload = workloads.get(str(serving_name(deployment)))
-        if deployment.state != Deployment.DELETING and workload is not None:
-            found.append(Route(model=deployment.model_name, endpoints=tuple(_addresses(workload))))
+        held_by = holder if sizing.may_sleep(deployment) else None
+        targets = tuple(_targets(deployment, revisions, workloads, is_held=held_by is not None))
+        if deployment.state == Deployment.DELETING or not targets:
+            continue
+        shadow = None
+        if recorder is not None and len(targets) > 1 and deployment.rollout.state in IN_PROGRESS:
+            shadow = Shadow(revision=RECORDER, share=_RECORDED_SHARE)
+            targets = (*targets, Target(revision=RECORDER, endpoints=(recorder,), weight=0))
+        route = Route(
+            model=deployment.model_name,
+            targets=targets,
+            shadow=shadow,
+            holder=held_by,
+            limits=route_limits(deployment.limits),
+            above=deployment.model_version.partition("/versions/")[0],
+        )
+        found.append(route)
     return Routes(routes=tuple(sorted(found, key=lambda route: route.model)))
 
 
-def _addresses(workload: Workload) -> Iterator[Endpoint]:
-    for address in endpoints(workload):
+def _targets(
+    deployment: Deployment,
+    revisions: Mapping[str, DeploymentRevision],
+    workloads: Mapping[str, Workload],
+    *,
+    is_held: bool,
+) -> Iterator[Target]:
+    for target in deployment.rollout.targets:
+        revision = revisions.get(str(numbered(deployment, target.revision)))
+        if revision is None:
+            continue
+        workload = workloads.get(str(serving_name(deployment, revision)))
+        if workload is None and not (is_held and revision.models):
+            continue
+        yield Target(
+            revision=target.revision,
+            endpoints=tuple(_addresses(workload, deployment.model_name))
+            if workload is not None and not sizing.sleeps(deployment)
+            else (),
+            weight=target.weight,
+            lineage=lineage(revision),
+        )
+
+
+def lineage(revision: DeploymentRevision) -> tuple[tuple[str, str], ...]:
+    """What every answer of a revision says of where it comes from."""
+    facts = {
+        "lepton-model": revision.model_version,
+        "lepton-model-version": revision.package,
+        "lepton-deployment-revision": revision.name,
+    }
+    return tuple((key, value) for key, value in facts.items() if value)
+
+
+def _addresses(workload: Workload, model: str) -> Iterator[Endpoint]:
+    """The replicas, each with what runs the model there: two nodes may have taken different engines."""
+    for address, piece in proved(workload):
+        engine = piece.facts.get(f"engine/{model}", "")
         try:
-            yield Endpoint.parse(address)
+            yield replace(Endpoint.parse(address), engine=engine if engine.isascii() and engine.isprintable() else "")
         except ValueError as error:  # one agent's mistake must not keep every other model's routes from being written
             log.error("replica without an address", workload=workload.name, problem=str(error))
 
@@ -44,13 +125,26 @@ def _addresses(workload: Workload) -> Iterator[Endpoint]:
 class GatewayFiles:
     """Writes the files that Envoy follows; whoever runs the service beside an Envoy runs this, leader or not."""
 
-    def __init__(self, kv: KV, feed: WorkloadFeed, gateway: Gateway) -> None:
-        self._kv, self._feed, self._gateway = kv, feed, gateway
-        self._deployments = deployments(kv)
+    def __init__(
+        self,
+        kv: KV,
+        feed: WorkloadFeed,
+        gateway: Gateway,
+        *,
+        recorder: Endpoint | None = None,
+        holder: Holder | None = None,
+        rejections: Rejections | None = None,
+    ) -> None:
+        self._rejections = rejections
+        self._kv, self._feed, self._gateway, self._recorder, self._holder = kv, feed, gateway, recorder, holder
+        self._deployments, self._revisions = deployments(kv), revisions(kv)
         self._served: dict[str, Deployment] = {}
+        self._known: dict[str, DeploymentRevision] = {}
         self._workloads: dict[str, Workload] = {}
+        self._quarantined: set[str] = set()
         self._dirty = asyncio.Event()
-        self._knows = {what: asyncio.Event() for what in ("deployments", "workloads", "tokens")}
+        parts = ("deployments", "revisions", "quarantined", "workloads", "tokens")
+        self._knows = {what: asyncio.Event() for what in parts}
 
     def use_tokens(self, tokens: TokenRules) -> None:
         """Accepts the tokens that these keys sign. Before the first policy nothing is written at all."""
@@ -65,6 +159,8 @@ class GatewayFiles:
         """Keeps the files true, for ever. What Envoy serves stays as it was until everything is known again."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_deployments())
+            tasks.create_task(self._follow_revisions())
+            tasks.create_task(self._follow_quarantined())
             tasks.create_task(self._follow_workloads())
             tasks.create_task(self._write())
 
@@ -78,6 +174,29 @@ class GatewayFiles:
                     else:
                         self._served[name] = self._deployments.of(event.entry)
                 self._knows["deployments"].set()
+                self._dirty.set()
+
+    async def _follow_revisions(self) -> None:
+        names: dict[str, str] = {}
+        async with aclosing(follow(self._kv, REVISIONS)) as batches:
+            async for batch in batches:
+                for event in batch.events:
+                    if event.entry is None:
+                        self._known.pop(names.pop(event.key, ""), None)
+                    else:
+                        revision = self._revisions.of(event.entry)
+                        names[event.key] = revision.name
+                        self._known[revision.name] = revision
+                self._knows["revisions"].set()
+                self._dirty.set()
+
+    async def _follow_quarantined(self) -> None:
+        async with aclosing(follow(self._kv, QUARANTINED)) as batches:
+            async for batch in batches:
+                for event in batch.events:
+                    version = str(quarantined_version_of(event.key))
+                    (self._quarantined.discard if event.entry is None else self._quarantined.add)(version)
+                self._knows["quarantined"].set()
                 self._dirty.set()
 
     async def _follow_workloads(self) -> None:
@@ -97,7 +216,12 @@ class GatewayFiles:
             await self._dirty.wait()
             await asyncio.sleep(_SETTLE_S)
             self._dirty.clear()
-            files = render(self._gateway, routes(self._served, self._workloads))
+            servable = without_quarantined(self._known, self._quarantined)
+            holder = self._holder.endpoint if self._holder is not None else None
+            table = routes(self._served, servable, self._workloads, recorder=self._recorder, holder=holder)
+            if self._holder is not None:
+                self._holder.use(table, self._served)
+            files = render(self._gateway, table)
             try:
                 changed = await asyncio.to_thread(write, self._gateway.directory, files)  # fsync blocks
             except OSError as error:  # a full disk: Envoy goes on with what it has, and so does the rest of the service
@@ -106,6 +230,8 @@ class GatewayFiles:
                 continue
             if changed:
                 log.info("gateway configured", files=len(changed))
+            if self._rejections is not None:
+                self._rejections.wrote(files)
 
 
 def is_complete(tokens: TokenRules) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 from pathlib import Path
 
 from chassis.access import PolicySnapshot
@@ -11,6 +12,7 @@ from chassis.identity import Identity
 from chassis.issuer import AuthIssuer
 from services.inference.config import InferenceConfig
 from services.inference.envoy import Endpoint, Gateway, TokenRules
+from services.inference.envoy.access import call_rules
 
 HOSTS = ("localhost", "127.0.0.1", "gateway")
 
@@ -29,13 +31,17 @@ def gateway_value(config: InferenceConfig) -> Gateway:
         admin_port=config.gateway.admin_port,
         collector=Endpoint.parse(collector) if collector else None,
         sampling=config.telemetry.sample_ratio,
+        holder_key=secrets.token_urlsafe(32),
     )
 
 
 def token_rules(snapshot: PolicySnapshot) -> TokenRules:
-    """The tokens that a policy accepts."""
+    """The tokens that a policy accepts, and what their holders may call."""
     return TokenRules(
-        issuer=snapshot.issuer, audience=snapshot.audience, jwks=json.dumps(snapshot.jwks, sort_keys=True)
+        issuer=snapshot.issuer,
+        audience=snapshot.audience,
+        jwks=json.dumps(snapshot.jwks, sort_keys=True),
+        calls=call_rules(snapshot),
     )
 
 

@@ -1,72 +1,67 @@
-"""Takes every deployment from its model version to replicas that answer: export, repository, workload, state."""
+"""Takes every deployment to where its fields say: its revisions to replicas, its calls from one to the next."""
 
 import asyncio
-import json
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Final, Protocol
 
-from google.protobuf.field_mask_pb2 import FieldMask
-
 from chassis.artifacts import ArtifactStore
-from chassis.controller import Controller, WorkloadFeed
+from chassis.controller import Controller
 from chassis.election import Election
-from chassis.kv import KV, Compare, Entry
+from chassis.kv import KV, Compare, DeletePrefix, Entry
 from chassis.logs import logger
 from chassis.resources import now
-from chassis.telemetry import span
-from lepton.errors import FailedPrecondition, InvalidArgument, NotFound
+from lepton.errors import InvalidArgument
 from lepton.inference.v1.deployment_pb2 import Deployment
-from lepton.inference.v1.model_pb2 import ModelVersion
-from lepton.models.package import GOLDEN
+from lepton.inference.v1.revision_pb2 import DeploymentRevision
+from lepton.inference.v1.rollout_pb2 import RolloutStatus
 from lepton.names import DeploymentName
-from lepton.scheduler.v1.scheduler_service_pb2 import CreateWorkloadRequest, UpdateWorkloadRequest
-from lepton.scheduler.v1.workload_pb2 import Workload
-from services.inference import triton_repository
+from services.inference import sizing
+from services.inference.comparing import Side
+from services.inference.keeping import Keeper, Workloads
+from services.inference.references import why_unservable
 from services.inference.registry import Registry
-from services.inference.serving import (
-    endpoints,
-    export_name,
-    export_request,
-    exported,
-    has_size,
-    observe,
-    replica_group,
-    serving_name,
-    serving_request,
-)
-from services.inference.store import DEPLOYMENTS, deployment_name_of, deployments
+from services.inference.revisions import Revisions, put, revise
+from services.inference.rollout import advance as rollout
+from services.inference.rollout.seen import Seen, look
+from services.inference.serving import endpoints, export_name, observe, serving_name
+from services.inference.sizing import Size
+from services.inference.store import DEPLOYMENTS, deployment_name_of, deployments, revisions_prefix
 
 log = logger(__name__)
 _ROUTING_S: Final = 0.1
-_ENDED: Final = frozenset({Workload.SUCCEEDED, Workload.FAILED, Workload.CANCELLED})
-_ENDING: Final = _ENDED | {Workload.CANCELLING}
-
-
-class Workloads(WorkloadFeed, Protocol):
-    """What the reconciler needs of the scheduler."""
-
-    async def create(self, request: CreateWorkloadRequest) -> Workload | None:
-        """Creates a workload, or finds what has become of it: None when it is deleted already."""
-        ...
-
-    async def update(self, request: UpdateWorkloadRequest) -> Workload:
-        """Changes a workload."""
-        ...
-
-    async def cancel(self, name: str) -> None:
-        """Stops a workload."""
-        ...
-
-    async def delete(self, name: str) -> None:
-        """Deletes a workload that has ended."""
-        ...
+_ROLLOUT_S: Final = 0.25
+"""A rollout is looked at so often, though nothing may have happened but that time has passed."""
 
 
 class Routing(Protocol):
     """What the reconciler needs of the gateway."""
 
-    async def routed(self, model: str) -> frozenset[str]:
-        """The replicas (`host:port`) that get a model's requests now."""
+    async def routed(self, model: str, revision: int) -> frozenset[str]:
+        """The replicas (`host:port`) of a revision that get calls now."""
+        ...
+
+    def refused(self, model: str) -> tuple[str, ...]:
+        """The files that a model's calls depend on and that the gateway has refused."""
+        ...
+
+    async def refused_changed(self) -> None:
+        """Returns when the gateway refuses other files than before."""
+        ...
+
+
+class Watch(Protocol):
+    """Who finds out how a new revision does."""
+
+    async def evidence(self, deployment: Deployment, sides: tuple[Side, Side] | None) -> rollout.Evidence:
+        """What is known of a deployment's rollout now."""
+        ...
+
+    async def forget(self, deployment: str) -> None:
+        """Its rollout is over."""
+        ...
+
+    async def close(self) -> None:
+        """Nobody asks any more."""
         ...
 
 
@@ -81,11 +76,11 @@ class Reconciler:
         registry: Registry,
         artifacts: ArtifactStore,
         gateway: Routing,
+        watch: Watch,
         export_pools: tuple[str, ...] = (),
     ) -> None:
-        self._workloads, self._registry, self._artifacts = workloads, registry, artifacts
-        self._gateway, self._export_pools = gateway, export_pools
-        self._deployments = deployments(kv)
+        self._kv, self._gateway, self._watch = kv, gateway, watch
+        self._deployments, self._revisions = deployments(kv), Revisions(kv)
         self._controller = Controller(
             kv,
             election,
@@ -95,132 +90,190 @@ class Reconciler:
             owns=_is_deployment,
             reconcile=self._reconcile,
         )
+        self._keeper = Keeper(self._controller, workloads, registry, artifacts, self._revisions, export_pools)
 
     async def run(self) -> None:
         """Leads whenever it can, for ever."""
-        await self._controller.run()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._controller.run())
+                tasks.create_task(self._follow_refused())
+        finally:
+            await self._watch.close()
+
+    async def _follow_refused(self) -> None:
+        while True:
+            await self._gateway.refused_changed()
+            self._controller.look_at_all()
 
     async def _reconcile(self, name: str, entry: Entry | None, guard: Compare) -> None:
         deployment = None if entry is None else self._deployments.of(entry)
-        await self._sweep(name, _wanted(deployment))
+        known = await self._revisions.all(name) if deployment is not None else {}
+        await self._sweep(name, _wanted(deployment, known))
         if deployment is None or deployment.state == Deployment.FAILED:
             return
         if deployment.state == Deployment.DELETING:
             await self._remove(deployment, guard)
-            return
-        try:
-            await (self._prepare if deployment.state == Deployment.PREPARING else self._serve)(deployment, guard)
-        except InvalidArgument as error:
-            # Neither the package nor what is asked of the scheduler will be another the next time.
-            await self._fail(deployment, str(error), guard)
+        elif not deployment.revision:
+            await self._adopt(deployment, guard)
+        elif deployment.revision in known:
+            await self._bring(deployment, known, guard)
+        else:  # the list is older than the deployment
+            self._controller.look_again(name, 0)
 
-    async def _prepare(self, deployment: Deployment, guard: Compare) -> None:
-        version = await self._registry.get_version(deployment.model_version)
-        workload = self._controller.workload(str(export_name(deployment)))
-        if workload is None:
-            request = export_request(deployment, version, self._export_pools)
-            workload = await self._create(deployment, request, "inference.export")
-        if workload is None:
-            await self._fail(deployment, "the workload of its export was deleted", guard)
-        elif onnx := exported(workload):
-            await self._write_repository(deployment, version, onnx, guard)
-        elif workload.state in _ENDED:
-            await self._fail(deployment, f"the export to ONNX failed: {workload.message or 'no file was made'}", guard)
+    async def _bring(self, deployment: Deployment, known: dict[int, DeploymentRevision], guard: Compare) -> None:
+        stable = known.get(deployment.rollout.stable_revision) or known[deployment.revision]
+        size = sizing.wanted(deployment, stable, now())
+        if size.max and sizing.sleeps(deployment):
+            self._controller.look_again(deployment.name, sizing.LETTING_GO_S)
+        for target in deployment.rollout.targets:
+            if target.revision in known:
+                held = size.at_most(target.replicas)
+                revision = known[target.revision]
+                known[target.revision] = await self._keeper.keep(deployment, revision, known, held, guard)
+        seen = await self._look(deployment, known)
+        evidence = await self._evidence(deployment, known, seen)
+        changed = await self._settle(deployment, seen, size, evidence, guard)
+        await self._record(changed, known, guard)
+        await self._revisions.prune(changed, known, guard)
 
-    async def _create(self, deployment: Deployment, request: CreateWorkloadRequest, step: str) -> Workload | None:
-        # A leader before us may have created it and died: the same request_id gets the same workload.
-        with span(step, parent=deployment.trace_context, deployment=deployment.name):
-            workload = await self._workloads.create(request)
-        if workload is None:
-            return None
-        log.info("workload created", deployment=deployment.name, workload=workload.name)
-        return self._controller.remember(workload)
+    async def _look(self, deployment: Deployment, known: Mapping[int, DeploymentRevision]) -> dict[int, Seen]:
+        found = {}
+        for target in deployment.rollout.targets:
+            if target.revision not in known:
+                continue
+            workload = self._controller.workload(str(serving_name(deployment, known[target.revision])))
+            proved = frozenset(endpoints(workload)) if workload is not None else frozenset()
+            blocked = await why_unservable(self._kv, known[target.revision])
+            asks = bool(proved) and not blocked
+            routed = await self._gateway.routed(deployment.model_name, target.revision) if asks else frozenset()
+            found[target.revision] = look(target, known[target.revision], workload, routed, blocked)
+            if asks and proved - routed:
+                self._controller.look_again(deployment.name, _ROUTING_S)
+        return found
 
-    async def _write_repository(self, deployment: Deployment, version: ModelVersion, onnx: str, guard: Compare) -> None:
-        project = DeploymentName.parse(deployment.name).project
-        with span("inference.write_repository", parent=deployment.trace_context, deployment=deployment.name):
-            package = await self._registry.package(version)
-            model = await self._artifacts.read(project, onnx)
-            rendered = await asyncio.to_thread(
-                triton_repository.render, deployment.model_name, model, package.signature
-            )
-            files = {path: await self._artifacts.put_bytes(project, data) for path, data in rendered.items()}
-            manifest = json.dumps(files, sort_keys=True).encode()
-            repository = await self._artifacts.put_bytes(project, manifest)
+    async def _evidence(
+        self, deployment: Deployment, known: Mapping[int, DeploymentRevision], seen: Mapping[int, Seen]
+    ) -> rollout.Evidence:
+        status = deployment.rollout
+        if status.state not in {RolloutStatus.PROGRESSING, RolloutStatus.PAUSED}:
+            await self._watch.forget(deployment.name)
+            return rollout.Evidence()
+        pair = [seen.get(number) for number in (status.stable_revision, status.candidate_revision)]
+        sides = [
+            Side(revision=known[each.revision], endpoint=each.endpoint)
+            for each in pair
+            if each is not None and each.endpoint
+        ]
+        return await self._watch.evidence(deployment, (sides[0], sides[1]) if len(sides) == 2 else None)
 
-        def start(current: Deployment) -> None:
-            if current.state == Deployment.PREPARING:
-                current.state = Deployment.STARTING
-                current.repository = repository
-                current.message = "replicas are being placed"
-
-        await self._deployments.change(DeploymentName.parse(deployment.name), start, guard=[guard])
-
-    async def _serve(self, deployment: Deployment, guard: Compare) -> None:
-        workload = self._controller.workload(str(serving_name(deployment)))
-        if workload is None and not deployment.workload:
-            request = serving_request(deployment, await self._golden(deployment))
-            workload = await self._create(deployment, request, "inference.start_replicas")
-        if workload is None:
-            await self._fail(deployment, "the workload of its replicas was deleted", guard)
-            return
-        if workload.state not in _ENDING and not has_size(workload.groups[0], deployment):
-            workload = await self._scale(deployment)
-        proved = frozenset(endpoints(workload))
-        routed = await self._gateway.routed(deployment.model_name) if proved else frozenset()
+    async def _settle(
+        self,
+        deployment: Deployment,
+        seen: Mapping[int, Seen],
+        size: Size,
+        evidence: rollout.Evidence,
+        guard: Compare,
+    ) -> Deployment:
+        """Writes what follows from what was seen; for the deployment as it is now, whoever has changed it meanwhile."""
         stamp = now()
-        name = DeploymentName.parse(deployment.name)
-        changed = await self._deployments.change(
-            name, lambda current: observe(current, workload, routed, stamp), guard=[guard]
+        situation = rollout.Situation(seen=seen, replicas=size.max, floor=size.min, now=stamp, evidence=evidence)
+
+        refused = self._gateway.refused(deployment.model_name)
+
+        def settle(current: Deployment) -> None:
+            if current.state in {Deployment.DELETING, Deployment.FAILED}:
+                return
+            rollout.advance(current, situation)
+            status = current.rollout
+            first = [situation.of(status.stable_revision)]
+            others = [situation.of(each.revision) for each in status.targets if each.revision != first[0].revision]
+            observe(current, [*first, *others], size, stamp, refused)
+
+        changed = await self._deployments.change(DeploymentName.parse(deployment.name), settle, guard=[guard])
+        if len(changed.rollout.targets) > 1 or changed.rollout.state in rollout.IN_PROGRESS:
+            self._controller.look_again(deployment.name, _ROLLOUT_S)
+        _tell(deployment, changed)
+        return changed
+
+    async def _record(self, deployment: Deployment, known: Mapping[int, DeploymentRevision], guard: Compare) -> None:
+        """Brings the revisions' own documents to what became of them."""
+        targets = {target.revision: target for target in deployment.rollout.targets}
+        ready: dict[int, int] = {}
+        for replica in deployment.replica_states:
+            ready[replica.revision] = ready.get(replica.revision, 0) + replica.is_ready
+        for number, revision in known.items():
+            fields: dict[str, object] = {}
+            if revision.ready_replicas != ready.get(number, 0):
+                fields["ready_replicas"] = ready.get(number, 0)
+            state = _state(revision, number in targets, deployment.revision == number, ready.get(number, 0))
+            if state != revision.state:
+                fields["state"] = state
+            if number == deployment.rollout.stable_revision and not revision.HasField("promote_time"):
+                fields["promote_time"] = now()
+            if fields:
+                await self._revisions.change(revision.name, fields, guard)
+
+    async def _adopt(self, deployment: Deployment, guard: Compare) -> None:
+        """A deployment from before there were revisions gets its first one."""
+        made: list[DeploymentRevision] = []
+
+        def adopt(current: Deployment) -> None:
+            made.clear()
+            if not current.revision and (revision := revise(current, ())) is not None:
+                made.append(revision)
+                current.state = Deployment.PREPARING
+
+        await self._deployments.change(
+            DeploymentName.parse(deployment.name), adopt, guard=[guard], beside=lambda _: [put(each) for each in made]
         )
-        if proved - routed:
-            self._controller.look_again(deployment.name, _ROUTING_S)
-        if changed.state != deployment.state:
-            log.info("deployment changed", deployment=deployment.name, state=Deployment.State.Name(changed.state))
-
-    async def _scale(self, deployment: Deployment) -> Workload:
-        group = replica_group(deployment, await self._golden(deployment))
-        wanted = Workload(name=str(serving_name(deployment)), groups=[group])
-        return await self._workloads.update(
-            UpdateWorkloadRequest(workload=wanted, update_mask=FieldMask(paths=["groups"]))
-        )
-
-    async def _golden(self, deployment: Deployment) -> str:
-        version = await self._registry.get_version(deployment.model_version)
-        return (await self._registry.package(version)).files[GOLDEN]
-
-    async def _fail(self, deployment: Deployment, message: str, guard: Compare) -> None:
-        def fail(current: Deployment) -> None:
-            if current.state != Deployment.DELETING:
-                current.state = Deployment.FAILED
-                current.message = message
-
-        await self._deployments.change(DeploymentName.parse(deployment.name), fail, guard=[guard])
 
     async def _remove(self, deployment: Deployment, guard: Compare) -> None:
         """Deletes the deployment once nothing runs for it; the gateway stops routing as soon as it is DELETING."""
         if not self._controller.owned(deployment.name):
-            await self._deployments.delete(DeploymentName.parse(deployment.name), guard=[guard])
+            name = DeploymentName.parse(deployment.name)
+            await self._deployments.delete(name, guard=[guard], beside=[DeletePrefix(revisions_prefix(name))])
             log.info("deployment deleted", deployment=deployment.name)
 
-    async def _sweep(self, name: str, wanted: Collection[str]) -> None:
+    async def _sweep(self, name: str, wanted: frozenset[str]) -> None:
         """Ends every workload of a deployment that is not wanted (any more), then deletes it."""
         for workload in self._controller.owned(name):
-            if workload.name in wanted:
-                continue
-            try:
-                if workload.state in _ENDED:
-                    await self._workloads.delete(workload.name)
-                elif workload.state != Workload.CANCELLING:
-                    await self._workloads.cancel(workload.name)
-            except (NotFound, FailedPrecondition) as error:
-                log.info("workload ends by itself", workload=workload.name, reason=error.reason)
+            if workload.name not in wanted:
+                await self._keeper.end(workload)
 
 
-def _wanted(deployment: Deployment | None) -> frozenset[str]:
+def _wanted(deployment: Deployment | None, known: Mapping[int, DeploymentRevision]) -> frozenset[str]:
+    """The workloads of the revisions that have, or are to have, replicas."""
     if deployment is None or deployment.state == Deployment.DELETING:
         return frozenset()
-    return frozenset((str(export_name(deployment)), str(serving_name(deployment))))
+    serving = {target.revision for target in deployment.rollout.targets} & known.keys()
+    names = (of(deployment, known[number]) for number in serving for of in (export_name, serving_name))
+    return frozenset(map(str, names))
+
+
+def _state(
+    revision: DeploymentRevision, has_replicas: bool, is_wished: bool, ready: int
+) -> "DeploymentRevision.State.ValueType":
+    if revision.state == DeploymentRevision.FAILED:
+        return DeploymentRevision.FAILED
+    if has_replicas:
+        started = DeploymentRevision.READY if ready else DeploymentRevision.STARTING
+        return started if revision.models else DeploymentRevision.PREPARING
+    is_new = is_wished and revision.state == DeploymentRevision.PREPARING
+    return DeploymentRevision.PREPARING if is_new else DeploymentRevision.RETIRED
+
+
+def _tell(before: Deployment, after: Deployment) -> None:
+    if after.state != before.state:
+        log.info("deployment changed", deployment=after.name, state=Deployment.State.Name(after.state))
+    if (after.rollout.state, after.rollout.step) != (before.rollout.state, before.rollout.step):
+        log.info(
+            "rollout changed",
+            deployment=after.name,
+            state=RolloutStatus.State.Name(after.rollout.state),
+            step=after.rollout.step,
+            reason=after.rollout.message,
+        )
 
 
 def _name_of(key: str) -> str:

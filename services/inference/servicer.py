@@ -11,29 +11,31 @@ from chassis.paging import Pager
 from chassis.watching import changes
 from lepton.inference.v1 import inference_service_pb2 as pb
 from lepton.inference.v1.deployment_pb2 import Deployment
-from lepton.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from lepton.inference.v1.model_pb2 import Model, ModelVersion
-from lepton.names import DeploymentName, ModelName, ProjectName, not_found
+from lepton.inference.v1.revision_pb2 import DeploymentRevision
+from lepton.names import DeploymentName, DeploymentRevisionName, ProjectName, not_found
 from services.inference.deployments import Deployments
 from services.inference.registry import Registry
+from services.inference.registry_methods import RegistryMethods
+from services.inference.rollouts import Rollouts
 from services.inference.store import (
     deployment_key,
     deployment_name_of,
     deployments,
     deployments_prefix,
-    models,
-    models_prefix,
-    versions,
-    versions_prefix,
+    revisions,
+    revisions_prefix,
 )
 
 
-class InferenceServicer(InferenceServiceServicer):
+class InferenceServicer(RegistryMethods):
     """Models, versions and deployments."""
 
     def __init__(self, kv: KV, registry: Registry, served: Deployments, pager: Pager) -> None:
+        super().__init__(kv, registry, pager)
         self._kv, self._registry, self._served, self._pager = kv, registry, served, pager
-        self._models, self._versions, self._deployments = models(kv), versions(kv), deployments(kv)
+        self._revisions, self._rollouts = revisions(kv), Rollouts(kv)
+        self._deployments = deployments(kv)
 
     async def CreateModel(self, request: pb.CreateModelRequest, context: Any) -> Model:
         """Creates a model."""
@@ -42,11 +44,6 @@ class InferenceServicer(InferenceServiceServicer):
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> Model:
         """Reads a model."""
         return await self._registry.get_model(request.name)
-
-    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
-        """Lists models."""
-        page = await self._pager.page(models_prefix(ProjectName.parse(request.parent, "parent")), request)
-        return pb.ListModelsResponse(models=map(self._models.of, page.entries), next_page_token=page.next_page_token)
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: Any) -> Empty:
         """Deletes a model."""
@@ -64,16 +61,6 @@ class InferenceServicer(InferenceServiceServicer):
     async def GetModelVersion(self, request: pb.GetModelVersionRequest, context: Any) -> ModelVersion:
         """Reads a version."""
         return await self._registry.get_version(request.name)
-
-    async def ListModelVersions(
-        self, request: pb.ListModelVersionsRequest, context: Any
-    ) -> pb.ListModelVersionsResponse:
-        """Lists versions."""
-        model = await self._registry.get_model(request.parent)
-        page = await self._pager.page(versions_prefix(ModelName.parse(model.name)), request)
-        return pb.ListModelVersionsResponse(
-            model_versions=map(self._versions.of, page.entries), next_page_token=page.next_page_token
-        )
 
     async def CreateDeployment(self, request: pb.CreateDeploymentRequest, context: Any) -> Deployment:
         """Deploys a version."""
@@ -108,6 +95,41 @@ class InferenceServicer(InferenceServiceServicer):
     async def UpdateDeployment(self, request: pb.UpdateDeploymentRequest, context: Any) -> Deployment:
         """Changes a deployment."""
         return await self._served.update(request)
+
+    async def GetDeploymentRevision(self, request: pb.GetDeploymentRevisionRequest, context: Any) -> DeploymentRevision:
+        """Reads a revision."""
+        return await self._revisions.get(DeploymentRevisionName.parse(request.name))
+
+    async def ListDeploymentRevisions(
+        self, request: pb.ListDeploymentRevisionsRequest, context: Any
+    ) -> pb.ListDeploymentRevisionsResponse:
+        """Lists revisions."""
+        name = DeploymentName.parse(request.parent, "parent")
+        await self._deployments.get(name)
+        page = await self._pager.page(revisions_prefix(name), request)
+        return pb.ListDeploymentRevisionsResponse(
+            deployment_revisions=map(self._revisions.of, page.entries), next_page_token=page.next_page_token
+        )
+
+    async def PauseDeploymentRollout(self, request: pb.PauseDeploymentRolloutRequest, context: Any) -> Deployment:
+        """Stops a rollout where it is."""
+        return await self._rollouts.pause(request)
+
+    async def ResumeDeploymentRollout(self, request: pb.ResumeDeploymentRolloutRequest, context: Any) -> Deployment:
+        """Lets a rollout go on."""
+        return await self._rollouts.resume(request)
+
+    async def PromoteDeploymentRollout(self, request: pb.PromoteDeploymentRolloutRequest, context: Any) -> Deployment:
+        """Ends the present step."""
+        return await self._rollouts.promote(request)
+
+    async def AbortDeploymentRollout(self, request: pb.AbortDeploymentRolloutRequest, context: Any) -> Deployment:
+        """Takes a rollout back."""
+        return await self._rollouts.abort(request)
+
+    async def UndoDeploymentRollout(self, request: pb.UndoDeploymentRolloutRequest, context: Any) -> Deployment:
+        """Goes back to an earlier revision."""
+        return await self._served.undo(request)
 
     async def DeleteDeployment(self, request: pb.DeleteDeploymentRequest, context: Any) -> Deployment:
         """Takes a deployment down."""

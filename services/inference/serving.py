@@ -1,19 +1,23 @@
-"""What a deployment asks of the scheduler, and what its workloads' states mean for it; pure."""
+"""What a revision asks of the scheduler, and what its workloads' states mean for its deployment; pure."""
 
 import json
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from lepton.inference.v1.deployment_pb2 import Deployment, Replica
+from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.inference.v1.model_pb2 import ModelVersion
+from lepton.inference.v1.revision_pb2 import DeploymentRevision
 from lepton.names import DeploymentName, WorkloadName
 from lepton.scheduler.v1.program_pb2 import Program, ServedModel, TorchProgram, TritonProgram
 from lepton.scheduler.v1.resources_pb2 import Resources
 from lepton.scheduler.v1.scheduler_service_pb2 import CreateWorkloadRequest
 from lepton.scheduler.v1.workload_pb2 import Slice, SliceGroup, Workload
+from services.inference.revisions import number_of
+from services.inference.rollout.seen import Seen
+from services.inference.sizing import Size
 
 ONNX: Final = "onnx"
 """The name under which an export leaves its digest in its slice's outputs."""
@@ -21,6 +25,8 @@ EXPORT_MODULE: Final = "services.inference.compress.export_onnx"
 GROUP: Final = "replica"
 DEFAULT_CPU_MILLI: Final = 250
 DEFAULT_MEMORY_BYTES: Final = 512 << 20
+_STEP_MEMORY_BYTES: Final = 96 << 20
+"""Of a pipeline: each of its steps may have a process of its own."""
 _EXPORT_MEMORY_BYTES: Final = 2 << 30
 _REPLICA_RESTARTS: Final = 1000
 _EXPORT_RESTARTS: Final = 2
@@ -44,19 +50,22 @@ def model_name(name: DeploymentName) -> str:
     return f"{name.project}.{name.deployment}"
 
 
-def export_name(deployment: Deployment) -> WorkloadName:
-    """The workload that makes a deployment's ONNX file."""
-    return _workload_name(deployment, "export")
+def export_name(deployment: Deployment, revision: DeploymentRevision) -> WorkloadName:
+    """The workload that makes a revision's ONNX file."""
+    return _workload_name(deployment, f"r{number_of(revision)}", "export")
 
 
-def serving_name(deployment: Deployment) -> WorkloadName:
-    """The workload that runs a deployment's replicas."""
-    return _workload_name(deployment, "serve")
+def serving_name(deployment: Deployment, revision: DeploymentRevision) -> WorkloadName:
+    """The workload that runs a revision's replicas; another one after it slept."""
+    again = f"-i{revision.incarnation}" if revision.incarnation else ""
+    return _workload_name(deployment, f"r{number_of(revision)}{again}", "serve")
 
 
-def export_request(deployment: Deployment, version: ModelVersion, pools: tuple[str, ...]) -> CreateWorkloadRequest:
-    """Asks for the export of a version to ONNX; a repeat asks for the same one."""
-    name = export_name(deployment)
+def export_request(
+    deployment: Deployment, revision: DeploymentRevision, version: ModelVersion, pools: tuple[str, ...]
+) -> CreateWorkloadRequest:
+    """Asks for the export of a revision's version to ONNX; a repeat asks for the same one."""
+    name = export_name(deployment, revision)
     spec = json.dumps({"project": name.project, "package": version.package}, sort_keys=True)
     group = SliceGroup(
         name="export",
@@ -77,40 +86,44 @@ def export_request(deployment: Deployment, version: ModelVersion, pools: tuple[s
     return _create(name, workload)
 
 
-def serving_request(deployment: Deployment, golden: str) -> CreateWorkloadRequest:
-    """Asks for a deployment's replicas; a repeat asks for the same ones."""
+def serving_request(deployment: Deployment, revision: DeploymentRevision, size: Size) -> CreateWorkloadRequest:
+    """Asks for a revision's replicas; a repeat asks for the same ones."""
     workload = Workload(
         owner=deployment.name,
         kind=Workload.SERVING,
         priority=deployment.priority,
-        pools=deployment.pools,
-        groups=[replica_group(deployment, golden)],
+        pools=revision.pools,
+        groups=[replica_group(revision, size)],
         max_restarts=_REPLICA_RESTARTS,
         trace_context=deployment.trace_context,
         queue=deployment.queue,
     )
-    return _create(serving_name(deployment), workload)
+    return _create(serving_name(deployment, revision), workload)
 
 
-def replica_group(deployment: Deployment, golden: str) -> SliceGroup:
-    """The replicas: each one Triton server with the deployment's model."""
-    served = ServedModel(name=deployment.model_name, repository=deployment.repository, golden=golden)
+def replica_group(revision: DeploymentRevision, size: Size) -> SliceGroup:
+    """The replicas: each one Triton server with the revision's models."""
     return SliceGroup(
         name=GROUP,
-        min_count=deployment.min_replicas or deployment.replicas,
-        max_count=deployment.replicas,
+        min_count=max(size.min, 1),
+        max_count=max(size.max, 1),
         resources=Resources(
-            cpu_milli=deployment.cpu_milli or DEFAULT_CPU_MILLI,
-            memory_bytes=deployment.memory_bytes or DEFAULT_MEMORY_BYTES,
+            cpu_milli=revision.cpu_milli or DEFAULT_CPU_MILLI,
+            memory_bytes=revision.memory_bytes
+            or DEFAULT_MEMORY_BYTES + len(revision.pipeline.steps) * _STEP_MEMORY_BYTES,
         ),
-        program=Program(triton=TritonProgram(models=[served])),
+        program=Program(
+            triton=TritonProgram(
+                models=[ServedModel.FromString(each.served) for each in revision.models],
+                shared=revision.serving.shared,
+            )
+        ),
     )
 
 
-def has_size(group: SliceGroup, deployment: Deployment) -> bool:
-    """Whether the replicas' group has as many as the deployment asks for."""
-    floor = deployment.min_replicas or deployment.replicas
-    return (group.min_count, group.max_count or group.min_count) == (floor, deployment.replicas)
+def has_size(group: SliceGroup, size: Size) -> bool:
+    """Whether the replicas' group has as many as are asked for."""
+    return (group.min_count, group.max_count or group.min_count) == (max(size.min, 1), max(size.max, 1))
 
 
 def exported(workload: Workload) -> str:
@@ -122,50 +135,59 @@ def exported(workload: Workload) -> str:
 
 def endpoints(workload: Workload) -> tuple[str, ...]:
     """Where the replicas answer that have passed golden inference: `host:port`."""
-    return tuple(
-        piece.endpoints["grpc"] for piece in workload.slices if piece.state == Slice.READY and "grpc" in piece.endpoints
-    )
+    return tuple(address for address, _ in proved(workload))
 
 
-def observe(deployment: Deployment, workload: Workload, routed: Collection[str], now: Timestamp) -> None:
-    """Brings the deployment to where its replicas are: ready are those that the gateway sends requests to."""
+def proved(workload: Workload) -> Iterator[tuple[str, Slice]]:
+    """The slices of the replicas that have passed golden inference, each with its address."""
+    for piece in workload.slices:
+        if piece.state == Slice.READY and "grpc" in piece.endpoints:
+            yield piece.endpoints["grpc"], piece
+
+
+def observe(
+    deployment: Deployment, seen: Sequence[Seen], size: Size, now: Timestamp, refused: Sequence[str] = ()
+) -> None:
+    """Brings the deployment to where its revisions are: ready are the replicas that the gateway sends calls to.
+
+    `seen` are the revisions that calls may go to, the stable one first: the deployment fails when that one does.
+    `refused` are the gateway's files that Envoy has not taken.
+    """
+    stable = seen[0]
+    if deployment.state == Deployment.PREPARING and stable.is_prepared:
+        deployment.state = Deployment.STARTING
+    elif deployment.state == Deployment.PREPARING and stable.failure:
+        deployment.state, deployment.message = Deployment.FAILED, stable.failure
     if deployment.state not in SERVING:
         return  # it is being deleted, or cannot be served: that stands
-    live = [piece for piece in workload.slices if piece.state not in _GONE]
     del deployment.replica_states[:]
-    deployment.replica_states.extend(
-        Replica(
-            index=piece.index,
-            node=piece.node,
-            is_ready=piece.state == Slice.READY and piece.endpoints.get("grpc", "") in routed,
-            message=piece.message,
-        )
-        for piece in live
-    )
-    deployment.ready_replicas = sum(replica.is_ready for replica in deployment.replica_states)
-    deployment.workload = workload.name
-    deployment.message = workload.message
-    state = _state(deployment, workload)
+    for each in seen:
+        deployment.replica_states.extend(each.replicas)
+    deployment.ready_replicas = sum(each.routed for each in seen if each.has_calls)
+    deployment.workload, deployment.repository = stable.workload, stable.repository
+    deployment.message = stable.failure or stable.blocked or stable.message
+    if refused:
+        problem = f"the gateway has refused {', '.join(refused)} and goes on with what it had; Envoy's log says why"
+        deployment.message = f"{deployment.message}; {problem}".lstrip("; ")
+    state = _state(deployment, stable, size)
     if state in NEXT[deployment.state]:
         deployment.state = state
     if state == Deployment.READY and not deployment.HasField("ready_time"):
         deployment.ready_time.CopyFrom(now)
 
 
-_GONE: Final = frozenset({Slice.SUCCEEDED, Slice.FAILED, Slice.STOPPED, Slice.LOST})
-
-
-def _state(deployment: Deployment, workload: Workload) -> "Deployment.State.ValueType":
-    if workload.state in {Workload.FAILED, Workload.CANCELLED, Workload.SUCCEEDED}:
+def _state(deployment: Deployment, stable: Seen, size: Size) -> "Deployment.State.ValueType":
+    if stable.failure:
         return Deployment.FAILED
-    if deployment.ready_replicas >= deployment.replicas:
+    if deployment.ready_replicas >= size.max:
         return Deployment.READY
-    return Deployment.DEGRADED if deployment.ready_replicas else Deployment.STARTING
+    return Deployment.DEGRADED if deployment.ready_replicas or stable.blocked else Deployment.STARTING
 
 
-def _workload_name(deployment: Deployment, purpose: str) -> WorkloadName:
+def _workload_name(deployment: Deployment, which: str, purpose: str) -> WorkloadName:
     name = DeploymentName.parse(deployment.name)
-    return WorkloadName(name.project, f"{purpose}-{name.deployment[:46].rstrip('-')}-{deployment.uid[:8]}")
+    place = name.deployment[:30].rstrip("-")
+    return WorkloadName(name.project, f"{purpose}-{place}-{deployment.uid[:8]}-{which}")
 
 
 def _create(name: WorkloadName, workload: Workload) -> CreateWorkloadRequest:

@@ -332,6 +332,7 @@ def slice_of(each: workload_pb2.Slice) -> Slice:
         endpoints=tuple(sorted(each.endpoints.items())) if each.endpoints else (),
         outputs=tuple(sorted(each.outputs.items())) if each.outputs else (),
         failure=_slice_failure_of(each.failure) if each.HasField("failure") else None,
+        facts=tuple(sorted(each.facts.items())) if each.facts else (),
     )
 
 
@@ -368,6 +369,7 @@ def slice_to_proto(each: Slice) -> workload_pb2.Slice:
         endpoints=dict(each.endpoints),
         outputs=dict(each.outputs),
         failure=_slice_failure_to_proto(each.failure) if each.failure is not None else None,
+        facts=dict(each.facts),
     )
 
 

@@ -12,6 +12,7 @@ from chassis.paging import Pager
 from lepton.internal.v1.run_report_pb2_grpc import add_RunReportServiceServicer_to_server
 from lepton.trainer.v1.artifact_service_pb2_grpc import add_ArtifactServiceServicer_to_server
 from lepton.trainer.v1.trainer_service_pb2_grpc import add_TrainerServiceServicer_to_server
+from services.trainer import transfer_limits
 from services.trainer.artifact_servicer import ArtifactServicer
 from services.trainer.collector import Collector
 from services.trainer.config import TrainerConfig
@@ -21,6 +22,8 @@ from services.trainer.reports import RunReportServicer
 from services.trainer.runs import Runs
 from services.trainer.servicer import TrainerServicer
 from services.trainer.store import LEADER, PAGE_KEY, JobStore
+from services.trainer.transfer_limits import TransferLimits
+from services.trainer.uploads import Uploads
 
 
 async def build(config: TrainerConfig, app: App) -> None:
@@ -35,10 +38,16 @@ async def build(config: TrainerConfig, app: App) -> None:
     app.loop("reconcile jobs", reconciler.run)
     collector = Collector(kv, artifacts, app.clock, every_s=config.collect_every_s, grace_s=config.collect_after_s)
     app.loop("collect checkpoints", collector.run)
+    limits = transfer_limits.Limits(
+        largest_bytes=config.largest_artifact_bytes,
+        project_bytes=config.most_project_artifact_bytes,
+        transfers=config.most_transfers,
+    )
+    moved = ArtifactServicer(artifacts, Uploads(kv, artifacts, app.clock), TransferLimits(artifacts, app.clock, limits))
     pager = await Pager.open(kv, PAGE_KEY)
     app.serve(
         (add_TrainerServiceServicer_to_server, TrainerServicer(kv, artifacts, journals, pager)),
-        (add_ArtifactServiceServicer_to_server, ArtifactServicer(artifacts, config.largest_artifact_bytes)),
+        (add_ArtifactServiceServicer_to_server, moved),
         (add_RunReportServiceServicer_to_server, RunReportServicer(jobs, Runs(jobs, artifacts), journals)),
     )
 

@@ -14,15 +14,17 @@ from chassis.artifacts import ArtifactStore
 from chassis.clock import Clock
 from chassis.kv import KV, KVError, list_all
 from chassis.logs import logger
-from lepton.artifacts import CHECKPOINTS, Digest, Listed
+from lepton.artifacts import CHECKPOINTS, UPLOADS, Digest, Listed
 from lepton.errors import InvalidArgument, LeptonError
 from lepton.names import ProjectName
 from lepton.trainer.v1.checkpoint_pb2 import Checkpoint
 from services.trainer.manifests import checkpoint_files
 from services.trainer.store import project_checkpoints_prefix
+from services.trainer.uploads import KEEP_S
 
 log = logger(__name__)
 _REMEMBERED: Final = 4096
+_UPLOAD_GRACE_S: Final = 3600.0
 
 
 class Collector:
@@ -52,6 +54,7 @@ class Collector:
         older_than = self._clock.now().timestamp() - self._grace_s
         # Listed first: what a checkpoint that is committed from here on lists was stored within the grace.
         listed = await self._artifacts.listing(project, area=CHECKPOINTS)
+        await self._collect_uploads(project)
         await self._artifacts.sweep(project, area=CHECKPOINTS, older_than=older_than)
         if not listed:
             return 0
@@ -65,6 +68,12 @@ class Collector:
         if removed:
             log.info("dropped checkpoints deleted", project=project, files=removed)
         return removed
+
+    async def _collect_uploads(self, project: str) -> None:
+        """The parts of uploads are of no use when the list of them has run out, and for an hour more."""
+        older_than = self._clock.now().timestamp() - KEEP_S - _UPLOAD_GRACE_S
+        parts = [found for _, found in await self._artifacts.listing(project, area=UPLOADS)]
+        await self._artifacts.remove((part for part in parts if part.modified < older_than), older_than=older_than)
 
     async def _used(self, project: str) -> set[str]:
         page = await list_all(self._kv, project_checkpoints_prefix(project))

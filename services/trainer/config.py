@@ -18,6 +18,10 @@ class TrainerConfig(ServiceConfig):
     """Folder of the jobs' journals: what ranks printed and measured."""
     largest_artifact_bytes: int = 4 * 1024**3
     """The most that one upload may bring."""
+    most_project_artifact_bytes: int = 0
+    """The most that the artifacts of a project may be together; checkpoints do not count. 0 = no limit."""
+    most_transfers: int = 64
+    """How many artifacts are moved at once; each takes 8 MiB of memory, or a temporary file. 0 = no limit."""
     largest_journal_bytes: int = 64 * 1024**2
     """The most that is kept of what one job's ranks print and measure; of more, the middle is dropped."""
     collect_every_s: float = 300.0

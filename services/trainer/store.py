@@ -88,3 +88,8 @@ class JobStore(Resources[JobName, Job]):
 def _check_ended(job: Job) -> None:
     if job.state not in ENDED:
         raise FailedPrecondition("JOB_NOT_ENDED", job=job.name)
+
+
+def uploads_prefix(project: ProjectName, whose: str, digest: str) -> str:
+    """Below it lie the parts of a caller's upload, by the byte that each begins at."""
+    return f"{ROOT}uploads/{project.project}/{whose}/{digest}/"

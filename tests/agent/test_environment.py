@@ -1,5 +1,6 @@
 """What reaches a process's environment and arguments, and what never does."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,14 @@ from lepton.errors import InvalidArgument
 from lepton.internal.v1 import node_session_pb2
 from lepton.internal.v1.run_report_pb2 import StartRunResponse
 from lepton.scheduler.v1 import program_pb2, workload_pb2
-from services.agent.environment import checked, checked_argv, rank_variables, visible_devices
+from services.agent.environment import (
+    NODE_PYTHON,
+    checked,
+    checked_argv,
+    command,
+    rank_variables,
+    visible_devices,
+)
 from services.agent.order import SliceOrder, read_orders
 
 N2 = "pools/p/nodes/n2"
@@ -98,3 +106,10 @@ async def test_an_order_whose_names_could_leave_its_folder_is_refused() -> None:
     for workload, uid in (("projects/acme/workloads/..", "u"), ("projects/a/workloads/w", "../u"), ("w", "u")):
         with pytest.raises(InvalidArgument):
             read_orders(node_session_pb2.StartSlices(workload=workload, workload_uid=uid), N2)
+
+
+def test_the_nodes_own_interpreter_is_filled_in_as_a_command_only() -> None:
+    assert command([NODE_PYTHON, "-m", "json"]) == (sys.executable, "-m", "json")
+    assert command(["echo", NODE_PYTHON]) == ("echo", NODE_PYTHON)
+    with pytest.raises(InvalidArgument):
+        command(["a\0b"])

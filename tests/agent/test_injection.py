@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import shutil
 from collections.abc import AsyncIterator
@@ -154,7 +153,8 @@ async def test_processes_of_programs_get_no_files_of_the_agents(world: AgentWorl
     world.scheduler.start(workload, {N1: (0,)}, sleeper)
     await world.scheduler.reported(workload, 0, Slice.RUNNING)
     found = [each for each in world.agents["n1"].descendants() if each.name() == "sleep"]
-    assert set(os.listdir(f"/proc/{found[0].pid}/fd")) == {"0", "1", "2", "3"}  # noqa: PTH208
+    files = Path(f"/proc/{found[0].pid}/fd")
+    await until(lambda: {each.name for each in files.iterdir()} == {"0", "1", "2", "3"})  # at first its loader
     world.scheduler.stop(N1, workload)
     await world.scheduler.reported(workload, 0, Slice.STOPPED)
     assert not psutil.pid_exists(found[0].pid)

@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chassis.clock import SystemClock
@@ -12,7 +12,7 @@ from lepton.scheduler.v1 import node_pb2, resources_pb2
 from services.agent.inventory import Usage
 from services.agent.outbox import Outbox
 from services.agent.processes import Warden
-from services.agent.runner import Surroundings
+from services.agent.runner import Runner, Surroundings
 from services.agent.session import Session
 from services.agent.slices import Slices
 from services.agent.tasks import Tasks
@@ -38,18 +38,27 @@ class ArrayAgent:
 
 @asynccontextmanager
 async def array_agent(
-    replica: Replica, folder: Path, name: str = "n1", *, cpu_milli: int = 4000, grace_s: float = 2.0
+    replica: Replica,
+    folder: Path,
+    name: str = "n1",
+    *,
+    cpu_milli: int = 4000,
+    memory_bytes: int = 1 << 32,
+    grace_s: float = 2.0,
+    artifacts: str = SURROUNDINGS.artifacts,
+    runners: Mapping[str, Runner] | None = None,
 ) -> AsyncIterator[ArrayAgent]:
-    """A node of the pool `general`, connected to a replica."""
+    """A node of the pool `general`, connected to a replica; `runners` run what is no array."""
+    surroundings = replace(SURROUNDINGS, artifacts=artifacts)
     environ = {"PATH": os.environ["PATH"]}
     node = node_pb2.Node(
         name=f"pools/general/nodes/{name}",
         address="127.0.0.1",
-        capacity=resources_pb2.Resources(cpu_milli=cpu_milli, memory_bytes=1 << 32),
+        capacity=resources_pb2.Resources(cpu_milli=cpu_milli, memory_bytes=memory_bytes),
     )
     async with Warden(environ) as warden:
-        tasks = Tasks(surroundings=SURROUNDINGS, root=folder / name, inherited=environ, warden=warden)
-        async with tasks, Slices(node=node.name, runners={}, outbox=Outbox()) as slices:
+        tasks = Tasks(surroundings=surroundings, root=folder / name, inherited=environ, warden=warden)
+        async with tasks, Slices(node=node.name, runners=runners or {}, outbox=Outbox()) as slices:
             session = Session(
                 channel=await replica.channel(f"agent/{name}"),
                 node=node,

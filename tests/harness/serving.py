@@ -33,6 +33,7 @@ from services.agent.triton import (
     TritonTools,
 )
 from services.inference.envoy import Endpoint, EnvoyAdmin, Gateway, Routes, TokenRules, command, render, write
+from services.inference.envoy.access import CallRules
 from services.inference.triton_repository import CONFIG, ServingOptions
 from services.inference.triton_repository import render as render_repository
 from tests.harness.wait import until
@@ -135,6 +136,17 @@ async def replica(
         await asyncio.gather(running.life, return_exceptions=True)
 
 
+PRINCIPALS = {
+    ("demo",): "users/ada",
+    ("other",): "users/bob",
+    ("acme",): "users/cyd",
+    ("bench",): "users/dan",
+    ("*",): "users/root",
+}
+GRANTS = CallRules(grants={name: frozenset(projects) for projects, name in PRINCIPALS.items()})
+"""Who may call what, unless a test says otherwise."""
+
+
 class Authority:
     """Signs access tokens as the auth service does."""
 
@@ -142,11 +154,21 @@ class Authority:
         self.key_id = key_id
         self.key = jwk.OKPKey.generate_key("Ed25519", {"kid": key_id, "use": "sig", "alg": "EdDSA"})
         jwks = json.dumps({"keys": [self.key.as_dict(private=False)]})
-        self.rules = TokenRules(issuer="lepton", audience="lepton", jwks=jwks)
+        self.rules = TokenRules(issuer="lepton", audience="lepton", jwks=jwks, calls=GRANTS)
 
-    def token(self, *projects: str, audience: str = "lepton", issuer: str = "lepton", lifetime_s: int = 300) -> str:
+    def token(
+        self,
+        *projects: str,
+        audience: str = "lepton",
+        issuer: str = "lepton",
+        lifetime_s: int = 300,
+        subject: str = "",
+        **claims: Any,
+    ) -> str:
+        """A token of somebody who has a role in these projects; `GRANTS` names them."""
         now = int(time.time())
-        claims = {"iss": issuer, "aud": audience, "sub": "users/ada", "iat": now, "exp": now + lifetime_s}
+        subject = subject or PRINCIPALS.get(projects, "users/nobody")
+        claims = {"iss": issuer, "aud": audience, "sub": subject, "iat": now, "exp": now + lifetime_s, **claims}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # joserfc prefers the newer name Ed25519, which Envoy does not know
             header = {"alg": "EdDSA", "kid": self.key_id}
@@ -194,7 +216,7 @@ class RunningGateway:
     async def route(self, routes: Routes, *, deadline_s: float = 15) -> None:
         """Writes the routes and waits until every replica gets calls."""
         write(self.gateway.directory, render(self.gateway, routes))
-        expected = {route.model: frozenset(route.endpoints) for route in routes.routes}
+        expected = {route.cluster(target.revision): frozenset(target.endpoints) for route, target in routes.targets()}
 
         async def is_followed() -> bool:
             healthy = await self.admin.healthy()
@@ -207,7 +229,7 @@ class RunningGateway:
 
 
 @asynccontextmanager
-async def gateway(directory: Path, **settings: Any) -> AsyncIterator[RunningGateway]:
+async def gateway(directory: Path, *, concurrency: int = 1, **settings: Any) -> AsyncIterator[RunningGateway]:
     """An Envoy with an empty route table."""
     directory.mkdir(parents=True)  # noqa: ASYNC240 (a test)
     authority = Authority()
@@ -218,7 +240,7 @@ async def gateway(directory: Path, **settings: Any) -> AsyncIterator[RunningGate
     async with AsyncExitStack() as stack:
         output = stack.enter_context((directory / "envoy.log").open("wb"))
         process = await asyncio.create_subprocess_exec(
-            *command(envoy_binary(), config, concurrency=1), stdout=output, stderr=output
+            *command(envoy_binary(), config, concurrency=concurrency), stdout=output, stderr=output
         )
         try:
             await until(admin.is_live, 15)

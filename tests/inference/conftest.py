@@ -1,7 +1,6 @@
 """The inference service's world: a scheduler and a gateway that do what the test says; all else is real."""
 
 import asyncio
-import json
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,23 +8,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from grpc import aio
+from safetensors.numpy import save
 
 from chassis.artifacts import ArtifactStore
 from chassis.election import Election
 from chassis.ledger import Ledger
 from chassis.memory_kv import MemoryKV
+from lepton.golden import DATATYPES
 from lepton.inference.v1 import inference_service_pb2 as pb
 from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.inference.v1.model_pb2 import Model, ModelVersion
 from lepton.models import Architecture, ModelPackage, Signature, Tensor
 from lepton.models.package import GOLDEN, WEIGHTS
 from lepton.names import DeploymentName
+from lepton.repository import Manifest
 from lepton.scheduler.v1.workload_pb2 import Workload
 from services.inference.deployments import Deployments
 from services.inference.reconciler import Reconciler
 from services.inference.registry import Registry
+from services.inference.rollout.advance import Evidence
 from services.inference.store import LEADER, deployment_key, deployments
 from tests.harness.crashes import Crash, MortalKV, MortalLedger, Steps
 from tests.harness.ledger import ScriptedLedger, scripted, scripted_ledger
@@ -43,10 +47,35 @@ class ScriptedRouting:
     """A gateway that routes what it is told to; everything when it is told nothing."""
 
     only: frozenset[str] | None = None
+    files: tuple[str, ...] = ()
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def routed(self, model: str) -> frozenset[str]:
+    def refused(self, model: str) -> tuple[str, ...]:
+        return self.files
+
+    async def refused_changed(self) -> None:
+        await self.changed.wait()
+        self.changed.clear()
+
+    async def routed(self, model: str, revision: int) -> frozenset[str]:
         every = frozenset(f"127.0.0.1:{9000 + at}" for at in range(10))
         return every if self.only is None else self.only
+
+
+@dataclass(slots=True)
+class ScriptedWatch:
+    """Finds out about rollouts what it is told to have found out: nothing, when it is told nothing."""
+
+    found: Evidence = field(default_factory=Evidence)
+
+    async def evidence(self, deployment: Deployment, sides: object) -> Evidence:
+        return self.found
+
+    async def forget(self, deployment: str) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
 
 
 @dataclass(slots=True)
@@ -58,6 +87,7 @@ class World:
     ledger: Ledger
     artifacts: ArtifactStore
     routing: ScriptedRouting = field(default_factory=ScriptedRouting)
+    watch: ScriptedWatch = field(default_factory=ScriptedWatch)
 
     @property
     def registry(self) -> Registry:
@@ -69,7 +99,8 @@ class World:
 
     async def package(self, project: str = "acme", signature: Signature = SIGNATURE, **files: str) -> str:
         """A model package in the store; its digest."""
-        content = {name: await self.artifacts.put_bytes(project, name.encode()) for name in (WEIGHTS, GOLDEN)}
+        stored = {WEIGHTS: save({"w": np.zeros(3, np.float32)}), GOLDEN: save(golden(signature))}
+        content = {name: await self.artifacts.put_bytes(project, data) for name, data in stored.items()}
         package = ModelPackage(
             architecture=Architecture(),
             files={**content, **files},
@@ -106,25 +137,31 @@ class World:
     async def current(self, deployment: Deployment) -> Deployment:
         return await deployments(self.kv).get(DeploymentName.parse(deployment.name))
 
-    async def exported(self, deployment: Deployment) -> None:
+    async def exported(self, deployment: Deployment, revision: int = 1) -> None:
         """The export ends well."""
-        name = workload_of(deployment, "export")
+        name = workload_of(deployment, "export", revision)
         await self.scheduler.workload(name)
         onnx = await self.artifacts.put_bytes("acme", b"onnx")
         await self.scheduler.place(name)
         await self.scheduler.end(name, Workload.SUCCEEDED, outputs={"onnx": onnx})
 
-    async def serving(self, deployment: Deployment) -> str:
+    async def serving(self, deployment: Deployment, revision: int = 1) -> str:
         """The workload of the replicas, as soon as there is one."""
-        name = workload_of(deployment, "serve")
+        name = workload_of(deployment, "serve", revision)
         await self.scheduler.workload(name)
         return name
+
+    async def repository_files(self, digest: str) -> dict[str, str]:
+        """The files of the form of a repository that every node can run, by path."""
+        manifest = Manifest.parse(await self.artifacts.read("acme", digest))
+        return dict(manifest.variants[-1].files)
 
     def reconciler(self, candidate: str = "i1", steps: Steps | None = None) -> Reconciler:
         election = Election(self.kv, LEADER, candidate)
         kv: Any = self.kv if steps is None else MortalKV(self.kv, steps)
         ledger: Any = self.ledger if steps is None else MortalLedger(self.ledger, steps)
-        return Reconciler(kv, election, ledger, Registry(kv, self.artifacts), self.artifacts, self.routing)
+        registry = Registry(kv, self.artifacts)
+        return Reconciler(kv, election, ledger, registry, self.artifacts, self.routing, self.watch)
 
     @asynccontextmanager
     async def reconciling(self, candidate: str = "i1") -> AsyncIterator["asyncio.Task[None]"]:
@@ -152,13 +189,21 @@ class World:
         return False
 
 
+def golden(signature: Signature, rows: int = 2) -> dict[str, Any]:
+    """Zeros for every tensor of a signature."""
+    return {
+        tensor.name: np.zeros([rows if size < 0 else size for size in tensor.shape], DATATYPES[tensor.datatype])
+        for tensor in (*signature.inputs, *signature.outputs)
+    }
+
+
 def key_of(deployment: Deployment) -> str:
     return deployment_key(DeploymentName.parse(deployment.name))
 
 
-def workload_of(deployment: Deployment, purpose: str) -> str:
+def workload_of(deployment: Deployment, purpose: str, revision: int = 1) -> str:
     name = DeploymentName.parse(deployment.name)
-    return f"projects/{name.project}/workloads/{purpose}-{name.deployment}-{deployment.uid[:8]}"
+    return f"projects/{name.project}/workloads/{purpose}-{name.deployment}-{deployment.uid[:8]}-r{revision}"
 
 
 def version_request(model: Model, package: str) -> pb.CreateModelVersionRequest:
@@ -171,11 +216,6 @@ def deployment_request(version: str, deployment_id: str = "digits", **fields: An
     return pb.CreateDeploymentRequest(
         parent=PROJECT, deployment_id=deployment_id, deployment=deployment, request_id=str(uuid.uuid4())
     )
-
-
-def manifest(data: bytes) -> dict[str, str]:
-    found: dict[str, str] = json.loads(data)
-    return found
 
 
 @pytest.fixture

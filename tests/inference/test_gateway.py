@@ -22,7 +22,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from services.agent.triton import ReplicaSettings
-from services.inference.envoy import Route, Routes, render, write
+from services.inference.envoy import Route, Routes, Target, render, write
 from tests.harness.serving import (
     Authority,
     Replica,
@@ -48,7 +48,7 @@ class Stack:
 
     async def route(self, *replicas: Replica) -> None:
         endpoints = tuple(one.endpoint for one in replicas)
-        await self.front.route(Routes(routes=(Route(model=MODEL, endpoints=endpoints),)))
+        await self.front.route(Routes(routes=(Route(model=MODEL, targets=(Target(revision=1, endpoints=endpoints),)),)))
 
     def client(self) -> triton.InferenceServerClient:
         root = str(self.front.gateway.certificate)
@@ -273,14 +273,14 @@ async def test_a_large_message_passes_and_a_larger_one_is_refused(stack: Stack) 
     async with stack.channel() as channel:
         infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
         metadata = tuple(stack.bearer.items())
-        for mebibytes, expected in ((63, "batch-size must be <= 32"), (66, "buffer limits")):
+        for mebibytes, expected in ((63, "batch-size must be <= 32"), (66, "larger than the server accepts")):
             x = np.zeros((mebibytes << 12, 1, 8, 8), np.float32)
             with pytest.raises(grpc.aio.AioRpcError, match=expected):
                 await infer(request(x), metadata=metadata, timeout=20)
 
 
 async def test_a_signing_key_is_replaced_under_load_without_an_error(stack: Stack) -> None:
-    """The keys stand in the listener: the connections of the old one drain, and clients go over to the new one."""
+    """The keys stand in a filter of their own: no listener changes, and no connection ends."""
     x, _ = samples(1)
     old, new = stack.front.authority, Authority(key_id="k2")
     both = json.dumps({"keys": [json.loads(one.rules.jwks)["keys"][0] for one in (old, new)]})
@@ -296,8 +296,14 @@ async def test_a_signing_key_is_replaced_under_load_without_an_error(stack: Stac
         for _ in range(4):
             tasks.create_task(load())
         gateway = replace(stack.front.gateway, tokens=replace(old.rules, jwks=both))
-        routes = Routes(routes=(Route(model=MODEL, endpoints=tuple(one.endpoint for one in stack.replicas)),))
-        assert write(gateway.directory, render(gateway, routes)) == ["lds.json"]
+        routes = Routes(
+            routes=(
+                Route(
+                    model=MODEL, targets=(Target(revision=1, endpoints=tuple(one.endpoint for one in stack.replicas)),)
+                ),
+            )
+        )
+        assert write(gateway.directory, render(gateway, routes)) == ["ecds/authn.json"]
 
         async def is_accepted() -> bool:
             async with stack.channel() as fresh:
@@ -340,6 +346,19 @@ async def test_the_access_log_says_who_called_what_and_holds_no_token(stack: Sta
     assert lines[-1]["principal"] == "users/ada"
     assert lines[-1]["method"] == "/inference.GRPCInferenceService/ModelInfer"
     assert headers["authorization"].rpartition(".")[2] not in log.read_text()
+
+
+async def test_nobody_outside_this_machine_reaches_a_replica(stack: Stack) -> None:
+    for one in stack.replicas:
+        server = psutil.Process(one.replica.pid)
+        listening = [
+            socket.laddr
+            for process in (server, *server.children(recursive=True))
+            for socket in process.net_connections(kind="inet")
+            if socket.status == psutil.CONN_LISTEN
+        ]
+        assert one.endpoint.port in {address.port for address in listening}
+        assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
 
 
 async def test_an_emptied_route_table_answers_not_found(stack: Stack, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from chassis.access import PolicySnapshot
 from chassis.kv import Delete
 from chassis.memory_kv import MemoryKV
 from lepton.inference.v1.deployment_pb2 import Deployment
-from lepton.names import DeploymentName
+from lepton.inference.v1.revision_pb2 import DeploymentRevision
+from lepton.inference.v1.rollout_pb2 import RolloutStatus
+from lepton.names import DeploymentName, DeploymentRevisionName
 from lepton.scheduler.v1.scheduler_service_pb2 import WatchWorkloadsResponse
 from lepton.scheduler.v1.workload_pb2 import Slice, Workload
 from services.inference.envoy import Endpoint, Gateway, TokenRules
@@ -21,7 +24,7 @@ from services.inference.gateway import GatewayFiles, is_complete, routes
 from services.inference.gateway_identity import token_rules
 from services.inference.routing import GatewayRouting
 from services.inference.serving import serving_name
-from services.inference.store import deployment_key
+from services.inference.store import deployment_key, revision_key
 from tests.harness.clock import ManualClock
 from tests.harness.pki import TokenSigner
 from tests.harness.wait import until
@@ -30,9 +33,24 @@ CHANGED, DELETED, BOOKMARK = 1, 2, 3
 
 
 def deployment(name: str = "digits", state: Any = Deployment.READY) -> Deployment:
+    status = RolloutStatus(stable_revision=1, targets=[RolloutStatus.Target(revision=1, weight=100)])
     return Deployment(
-        name=f"projects/acme/deployments/{name}", uid="01234567-89", model_name=f"acme.{name}", state=state, replicas=2
+        name=f"projects/acme/deployments/{name}",
+        uid="01234567-89",
+        model_name=f"acme.{name}",
+        state=state,
+        replicas=2,
+        revision=1,
+        rollout=status,
     )
+
+
+def revision(of: Deployment, number: int = 1) -> DeploymentRevision:
+    return DeploymentRevision(name=f"{of.name}/revisions/{number}")
+
+
+def revisions(*deployments: Deployment) -> dict[str, DeploymentRevision]:
+    return {each.name: each for each in map(revision, deployments)}
 
 
 def workload(of: Deployment, *ready: int, kind: Any = Workload.SERVING) -> Workload:
@@ -42,7 +60,9 @@ def workload(of: Deployment, *ready: int, kind: Any = Workload.SERVING) -> Workl
         )
         for at in range(3)
     ]
-    return Workload(name=str(serving_name(of)), owner=of.name, kind=kind, state=Workload.RUNNING, slices=slices)
+    return Workload(
+        name=str(serving_name(of, revision(of))), owner=of.name, kind=kind, state=Workload.RUNNING, slices=slices
+    )
 
 
 class Feed:
@@ -99,6 +119,8 @@ class Gate:
 
     async def store(self, stored: Deployment) -> None:
         await self.kv.put(deployment_key(DeploymentName.parse(stored.name)), stored.SerializeToString())
+        first = revision(stored)
+        await self.kv.put(revision_key(DeploymentRevisionName.parse(first.name)), first.SerializeToString())
 
     def routed(self) -> dict[str, list[int]]:
         """The ports of each model's replicas, as Envoy reads them."""
@@ -110,7 +132,7 @@ class Gate:
                     for locality in resource.get("endpoints", ())
                     for endpoint in locality.get("lb_endpoints", ())
                 ]
-                found[resource["cluster_name"]] = ports
+                found[resource["cluster_name"].partition("@")[0]] = ports
         return found
 
     def content(self) -> dict[str, bytes]:
@@ -128,8 +150,8 @@ def test_only_proven_replicas_of_deployments_that_stay_have_routes() -> None:
     ready, deleting, starting = deployment("a"), deployment("b", Deployment.DELETING), deployment("c")
     served = {each.name: each for each in (ready, deleting, starting)}
     workloads = {each.name: each for each in (workload(ready, 0, 2), workload(deleting, 0))}
-    table = routes(served, workloads)
-    assert [(route.model, [endpoint.port for endpoint in route.endpoints]) for route in table.routes] == [
+    table = routes(served, revisions(ready, deleting, starting), workloads)
+    assert [(route.model, [endpoint.port for endpoint in route.targets[0].endpoints]) for route in table.routes] == [
         ("acme.a", [9000, 9002])
     ]
 
@@ -137,8 +159,17 @@ def test_only_proven_replicas_of_deployments_that_stay_have_routes() -> None:
 def test_one_replica_without_an_address_does_not_take_the_others_routes() -> None:
     odd = workload(deployment(), 0, 1)
     odd.slices[0].endpoints["grpc"] = "nowhere"
-    [route] = routes({"x": deployment()}, {odd.name: odd}).routes
-    assert route.endpoints == (Endpoint(host="127.0.0.1", port=9001),)
+    [route] = routes({"x": deployment()}, revisions(deployment()), {odd.name: odd}).routes
+    assert route.targets[0].endpoints == (Endpoint(host="127.0.0.1", port=9001),)
+
+
+def test_every_replica_has_the_engine_that_its_slice_names() -> None:
+    mixed = workload(deployment(), 0, 1, 2)
+    mixed.slices[0].facts["engine/acme.digits"] = "aot_inductor/key"
+    mixed.slices[1].facts["engine/acme.digits"] = "a\nline"
+    mixed.slices[2].facts["engine/acme.other"] = "onnxruntime"
+    [route] = routes({"x": deployment()}, revisions(deployment()), {mixed.name: mixed}).routes
+    assert [each.engine for each in route.targets[0].endpoints] == ["aot_inductor/key", "", ""]
 
 
 async def test_nothing_is_written_before_all_is_known(gate: Gate) -> None:
@@ -152,7 +183,7 @@ async def test_nothing_is_written_before_all_is_known(gate: Gate) -> None:
         files.use_tokens(token_rules(gate.snapshot))
         await until(lambda: gate.content().get("bootstrap.json"))
         await until(lambda: gate.routed() == {"acme.digits": [9000]})
-    listener = gate.content()["lds.json"].decode()
+    listener = gate.content()["ecds/authn.json"].decode()
     assert gate.snapshot.issuer in listener
     assert str(gate.snapshot.jwks["keys"][0]["x"]) in listener
 
@@ -194,7 +225,7 @@ async def test_a_workload_or_a_deployment_that_is_gone_has_no_route(gate: Gate) 
             gate.feed.tell(CHANGED, workload(deployment(name), 0))
         gate.feed.tell(BOOKMARK)
         await until(lambda: gate.routed() == {"acme.a": [9000], "acme.b": [9000]})
-        gate.feed.tell(DELETED, Workload(name=str(serving_name(deployment("a")))))
+        gate.feed.tell(DELETED, Workload(name=str(serving_name(deployment("a"), revision(deployment("a"))))))
         await until(lambda: gate.routed() == {"acme.b": [9000]})
         await gate.kv.txn([], [Delete(deployment_key(DeploymentName.parse(deployment("b").name)))])
         await until(lambda: gate.routed() == {})
@@ -230,7 +261,19 @@ async def test_a_key_that_is_rolled_reaches_the_gateway_and_an_empty_set_never_d
         rolled = TokenRules(issuer="lepton", audience="lepton", jwks=json.dumps(TokenSigner().jwks))
         files.use_tokens(rolled)
         key = str(json.loads(rolled.jwks)["keys"][0]["x"]).encode()
-        await until(lambda: key in gate.content()["lds.json"])
+        await until(lambda: key in gate.content()["ecds/authn.json"])
+
+
+async def test_a_revocation_reaches_the_gateway_and_changes_no_listener(gate: Gate) -> None:
+    async with gate.service() as files:
+        files.use_tokens(token_rules(gate.snapshot))
+        gate.feed.tell(BOOKMARK)
+        await until(lambda: gate.content().get("lds.json"))
+        before = gate.content()
+        files.use_tokens(token_rules(replace(gate.snapshot, revision=2, revoked_tokens=frozenset({"feed0123"}))))
+        await until(lambda: b"feed0123" in gate.content()["ecds/policy.json"])
+        after = gate.content()
+        assert {path for path in after if after[path] != before[path]} == {"ecds/policy.json"}
 
 
 async def test_a_folder_that_cannot_be_written_is_tried_again(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,19 +312,19 @@ class Envoy:
         self.asked += 1
         if self.error is not None:
             raise self.error
-        return {"acme.digits": frozenset(Endpoint(host="127.0.0.1", port=port) for port in self.ports)}
+        return {"acme.digits@r1": frozenset(Endpoint(host="127.0.0.1", port=port) for port in self.ports)}
 
 
 async def test_a_replica_is_routed_a_moment_after_envoy_knows_it() -> None:
     envoy, clock = Envoy(9000), ManualClock()
     routing = GatewayRouting(envoy, clock)
-    assert await routing.routed("acme.digits") == frozenset()
+    assert await routing.routed("acme.digits", 1) == frozenset()
     await clock.advance(0.2)
     envoy.ports = (9000, 9001)
-    assert await routing.routed("acme.digits") == frozenset()
+    assert await routing.routed("acme.digits", 1) == frozenset()
     await clock.advance(0.1)
-    assert await routing.routed("acme.digits") == {"127.0.0.1:9000"}
-    assert await routing.routed("acme.other") == frozenset()
+    assert await routing.routed("acme.digits", 1) == {"127.0.0.1:9000"}
+    assert await routing.routed("acme.other", 1) == frozenset()
     assert envoy.asked == 3  # one answer for all who ask together
 
 
@@ -289,14 +332,14 @@ async def test_a_replica_is_routed_a_moment_after_envoy_knows_it() -> None:
 async def test_an_envoy_that_cannot_be_asked_routes_nothing(error: Exception) -> None:
     envoy, clock = Envoy(9000), ManualClock()
     routing = GatewayRouting(envoy, clock)
-    await routing.routed("acme.digits")
+    await routing.routed("acme.digits", 1)
     await clock.advance(1)
-    assert await routing.routed("acme.digits") == {"127.0.0.1:9000"}
+    assert await routing.routed("acme.digits", 1) == {"127.0.0.1:9000"}
     envoy.error = error
     await clock.advance(1)
-    assert await routing.routed("acme.digits") == frozenset()
+    assert await routing.routed("acme.digits", 1) == frozenset()
     envoy.error = None
     await clock.advance(1)
-    assert await routing.routed("acme.digits") == frozenset()
+    assert await routing.routed("acme.digits", 1) == frozenset()
     await clock.advance(1)
-    assert await routing.routed("acme.digits") == {"127.0.0.1:9000"}
+    assert await routing.routed("acme.digits", 1) == {"127.0.0.1:9000"}

@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from services.agent.triton import ReplicaSettings
 from services.agent.triton_server import Port
-from services.inference.envoy import Endpoint, Route, Routes
+from services.inference.envoy import Endpoint, Route, Routes, Target
 from tests.harness.serving import RunningGateway, gateway, replica, samples, served_model
 from tests.harness.wait import until
 
@@ -87,7 +87,9 @@ async def test_a_sampled_call_is_one_trace_and_an_unsampled_one_is_none(tmp_path
         one = await exits.enter_async_context(replica(tmp_path / "replica", [served_model(MODEL)], settings))
         front = await exits.enter_async_context(gateway(tmp_path / "envoy", collector=otlp, sampling=0.0))
         await one.ready()
-        await front.route(Routes(routes=(Route(model=MODEL, endpoints=(one.endpoint,)),)))
+        await front.route(
+            Routes(routes=(Route(model=MODEL, targets=(Target(revision=1, endpoints=(one.endpoint,)),)),))
+        )
         await infer(front, UNSAMPLED)
         await infer(front, None)
         await infer(front, SAMPLED)

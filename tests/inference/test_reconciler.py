@@ -8,14 +8,19 @@ import pytest
 from lepton.errors import InvalidArgument, Unavailable
 from lepton.inference.v1 import inference_service_pb2 as pb
 from lepton.inference.v1.deployment_pb2 import Deployment
-from lepton.models import Signature, Tensor
+from lepton.inference.v1.registry_pb2 import QuarantineModelsRequest, ReleaseModelsRequest
+from lepton.inference.v1.revision_pb2 import DeploymentRevision, PreparedModel
+from lepton.inference.v1.serving_options_pb2 import ServingOptions
 from lepton.names import DeploymentName
+from lepton.scheduler.v1.program_pb2 import ServedModel
 from lepton.scheduler.v1.workload_pb2 import Slice, Workload
+from services.inference.quarantine import Quarantines
 from services.inference.serving import serving_request
+from services.inference.sizing import Size
 from services.inference.store import deployments
 from services.inference.triton_repository import CONFIG
 from tests.harness.crashes import Steps
-from tests.inference.conftest import World, manifest, workload_of
+from tests.inference.conftest import PROJECT, World, deployment_request, workload_of
 
 GOLDEN = "sha256:" + "b" * 64
 
@@ -53,8 +58,8 @@ async def test_a_deployment_is_prepared_started_and_ready(world: World) -> None:
         degraded = await world.in_state(deployment, Deployment.DEGRADED)
         await world.scheduler.ready(name, 0, 1)
         done = await world.in_state(deployment, Deployment.READY)
-    files = manifest(await world.artifacts.read("acme", starting.repository))
-    assert {CONFIG, "1/model.py", "1/model.onnx"} == set(files)
+    files = await world.repository_files(starting.repository)
+    assert {CONFIG, "1/model.py", "1/model.onnx"} <= set(files)
     assert b'name: "acme.digits"' in await world.artifacts.read("acme", files[CONFIG])
     assert await world.artifacts.read("acme", files["1/model.onnx"]) == b"onnx"
     assert degraded.ready_replicas == 1
@@ -84,6 +89,35 @@ async def test_a_replica_is_ready_only_once_the_gateway_sends_it_requests(world:
         assert (await world.current(deployment)).state == Deployment.STARTING
         world.routing.only = None  # nothing tells the service: it looks again by itself
         await world.in_state(deployment, Deployment.READY)
+
+
+async def test_a_quarantine_is_told_by_the_deployment_and_so_is_its_end(world: World) -> None:
+    deployment, other = await world.deployed(), await world.deployed("other")
+    version = await world.registry.get_version(deployment.model_version)
+    quarantines, asked = Quarantines(world.kv, world.registry), {"parent": PROJECT, "source": version.name}
+    async with world.reconciling():
+        await ready(world, deployment)
+        await ready(world, other)
+        await quarantines.quarantine(QuarantineModelsRequest(**asked, reason="labels swapped"))
+        told = await world.deployment(deployment, lambda current: "quarantined" in current.message)
+        assert (told.state, told.ready_replicas) == (Deployment.DEGRADED, 0)
+        assert version.name in told.message
+        assert "labels swapped" in told.message
+        await quarantines.release(ReleaseModelsRequest(**asked))
+        assert (await world.in_state(deployment, Deployment.READY)).message == ""
+        assert (await world.current(other)).state == Deployment.READY
+
+
+async def test_what_the_gateway_refuses_is_told_by_the_deployment(world: World) -> None:
+    deployment = await world.deployed()
+    async with world.reconciling():
+        await ready(world, deployment)
+        for files in (("ecds/limits.json",), ()):
+            world.routing.files = files
+            world.routing.changed.set()  # no deployment has changed
+            told = await world.deployment(deployment, lambda current: bool(current.message) == bool(files))  # noqa: B023
+            assert told.state == Deployment.READY
+            assert all(name in told.message for name in files)
 
 
 async def test_scaling_changes_the_workload(world: World) -> None:
@@ -155,14 +189,12 @@ async def test_an_export_without_a_file_is_a_failed_one(world: World) -> None:
 
 
 async def test_a_model_that_triton_cannot_serve_fails_the_deployment(world: World) -> None:
-    odd = Signature(
-        inputs=(Tensor(name="x", datatype="COMPLEX", shape=(-1,)),),
-        outputs=(Tensor(name="y", datatype="FP32", shape=(-1,)),),
-    )
-    deployment = await world.deployed(signature=odd)
+    version = await world.version(await world.model())
+    odd = ServingOptions(engine=ServingOptions.TENSORRT, engine_required=True)
+    deployment = await world.served.create(deployment_request(version.name, replicas=2, serving=odd))
     async with world.reconciling():
         await world.exported(deployment)
-        assert "COMPLEX" in (await world.in_state(deployment, Deployment.FAILED)).message
+        assert "holds no tensorrt engine" in (await world.in_state(deployment, Deployment.FAILED)).message
 
 
 async def test_what_the_scheduler_will_never_take_fails_the_deployment(world: World) -> None:
@@ -209,8 +241,10 @@ async def test_workloads_that_a_late_leader_made_for_a_deleted_deployment_are_en
     await delete(world, deployment)
     async with world.reconciling():
         await world.gone(deployment)
-        late = serving_request(deployment, GOLDEN)
-        late.workload.groups[0].program.triton.models[0].repository = GOLDEN
+        model = ServedModel(name="acme.digits", repository=GOLDEN, golden=GOLDEN)
+        models = [PreparedModel(name=model.name, served=model.SerializeToString())]
+        revision = DeploymentRevision(name=f"{deployment.name}/revisions/1", models=models)
+        late = serving_request(deployment, revision, Size(min=2, max=2))
         created = await world.ledger.create(late)
         assert created is not None
         await world.scheduler.workload(created.name, lambda w: w.state == Workload.CANCELLING)

@@ -18,7 +18,7 @@ from lepton.profile import Profile
 from tests.mesh.conftest import leftovers
 from tests.sdk.test_curves import scalars
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(420)]
 
 SCRIPT = """
 import asyncio, json

@@ -7,17 +7,20 @@ import os
 import subprocess
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
 from google.rpc import error_details_pb2
 from tritonclient import grpc as tritonclient
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from deploy import tools
 from lepton.client import AsyncClient
 from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.trainer.v1.job_pb2 import Job
+from tests.harness.gateway_load import stub
 from tests.mesh.conftest import Stack, digits_job
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -112,6 +115,28 @@ async def test_etcd_holds_the_state_under_our_prefix(stack: Stack, served: Deplo
         assert any(key.startswith(f"/lepton/scheduler/{kind}/") for key in keys), kind
 
 
+async def test_every_answer_names_its_version_its_revision_and_its_engine(
+    stack: Stack, client: AsyncClient, served: Deployment
+) -> None:
+    metadata = (("authorization", f"Bearer {await client.fresh_access_token()}"),)
+    credentials = grpc.ssl_channel_credentials(stack.profile.trust_bundle.read_bytes())
+    options = [("grpc.ssl_target_name_override", "gateway")]
+    request = service_pb2.ModelInferRequest(model_name=served.model_name)
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 1, 8, 8])
+    request.raw_input_contents.append(bytes(4 * 64))
+    async with grpc.aio.secure_channel(stack.profile.gateway, credentials, options=options) as channel:
+        call = stub(channel)(request, metadata=metadata, timeout=20)
+        await call
+        told = {key: value for key, value in await call.trailing_metadata() if key.startswith("lepton-")}
+    assert told.pop("lepton-model-version").startswith("sha256:")
+    assert told == {
+        "lepton-deployment-revision": f"{served.name}/revisions/{served.revision}",
+        "lepton-engine": "onnxruntime",
+        "lepton-model": served.model_version,
+        "lepton-revision": str(served.revision),
+    }
+
+
 async def test_nvidias_client_flow_passes_at_the_gateway(stack: Stack, client: AsyncClient, served: Deployment) -> None:
     headers = {"authorization": f"Bearer {await client.fresh_access_token()}"}
     await asyncio.to_thread(flow, stack, served.model_name, headers)
@@ -148,6 +173,15 @@ def flow(stack: Stack, model: str, headers: dict[str, str]) -> None:
         assert error is None
         assert result.as_numpy("logits").shape == (3, 10)
         assert gateway.get_inference_statistics(model, headers=headers).model_stats[0].inference_count >= 3
+        gateway.start_stream(lambda result, error: answers.append((result, error)), headers=headers)
+        gateway.async_stream_infer(model, [tensor])
+        gateway.stop_stream()  # it waits for what was asked
+        result, error = answers[-1]
+        assert (error, len(answers)) == (None, 2)
+        with pytest.raises(InferenceServerException, match="PERMISSION_DENIED.*send tensors in the message"):
+            gateway.register_system_shared_memory("region", "/region", 64, headers=headers)
+        with pytest.raises(InferenceServerException, match="NOT_FOUND.*Request for unknown model"):
+            gateway.get_model_metadata(f"{model}-none", headers=headers)
         with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
             gateway.infer(model, [tensor])
     finally:

@@ -300,12 +300,24 @@ def check_minimal(before: Snapshot, after: Snapshot, planned: Plan, now: float, 
                 _is_placed(decision.workload, planner(each, now))
                 for each in (trial, _of_no_end(trial, decision.workload))
             )
+            has_place = has_place and not _is_contested(trial, decision.workload, planner, now)
             assert not has_place, f"not minimal: {decision.workload} has room without {back.workload} of {names}"
 
 
 def _is_placed(name: str, planned: Plan) -> bool:
     found = {each.workload: each for each in planned.decisions}.get(name)
     return found is not None and found.placement is not None
+
+
+def _is_contested(trial: Snapshot, name: str, planner: Planner, now: float) -> bool:
+    """Whether another that waits would have the room if this one did not ask for it.
+
+    It may have been before this one when the plan was made: with slices gone its queue's share is another.
+    """
+    without = {other: each for other, each in trial.workloads.items() if other != name}
+    placed = {each.workload for each in planner(trial, now).decisions if each.placement is not None}
+    alone = planner(replace(trial, workloads=without), now)
+    return any(each.placement is not None and each.workload not in placed for each in alone.decisions)
 
 
 def _of_no_end(snapshot: Snapshot, name: str) -> Snapshot:
@@ -433,6 +445,8 @@ def check_growth(snapshot: Snapshot, after: Snapshot, planned: Plan, now: float)
         if each.together or not any(one.reason == RESIZED for one in each.revoke):
             continue
         before, placed = snapshot.assignments[each.workload][-1], snapshot.workloads[each.workload].assigned_at
+        if each.granted and sum(count for _, count in each.granted) < len(before.slices):
+            continue  # it gives up surplus, for replicas
         rest_s = COOLED_S if before.kept and len(before.kept) == len(before.slices) else 0.0
         if snapshot.workloads[each.workload].kind is Kind.TRAINING:
             rest_s = SETTLED_S

@@ -132,6 +132,62 @@ def test_replicas_are_added_beside_those_that_run() -> None:
     world.check()
 
 
+def test_a_gang_gives_up_surplus_for_replicas_and_takes_it_back() -> None:
+    world = World(node("a", 8))
+    world.submit(workload("serving", group(1, most=1), kind=Kind.SERVING), elastic("trains", least=2, most=8))
+    all_run(world)
+    assert (size(world, "serving"), size(world, "trains")) == (1, 7)
+    world.now = 1000.0
+    world.workloads["trains"] = replace(world.workloads["trains"], checkpoint_at=world.now)
+    world.workloads["serving"] = replace(world.workloads["serving"], groups=(group(1, most=4),))
+    world.settle()
+    assert [each.revoked for each in world.assignments["trains"].values()] == ["resized"]
+    world.settle()
+    assert len(world.assignments["trains"]) == 1, "nothing more while it stops"
+    stop(world)
+    all_run(world)
+    assert (size(world, "serving"), size(world, "trains")) == (4, 4)
+    world.check()
+    world.workloads["serving"] = replace(world.workloads["serving"], groups=(group(1, most=1),))
+    world.settle()
+    stop(world)
+    all_run(world)
+    assert (size(world, "serving"), size(world, "trains")) == (1, 4)
+    world.now += SETTLED_S
+    world.workloads["trains"] = replace(world.workloads["trains"], checkpoint_at=world.now)
+    world.settle()
+    stop(world)
+    all_run(world)
+    assert (size(world, "serving"), size(world, "trains")) == (1, 7)
+    world.check()
+
+
+def test_a_gang_keeps_its_least_whatever_is_asked_for() -> None:
+    world = World(node("a", 8))
+    world.submit(workload("serving", group(1, most=1), kind=Kind.SERVING), elastic("trains", least=6, most=8))
+    all_run(world)
+    world.now = 1000.0
+    world.workloads["serving"] = replace(world.workloads["serving"], groups=(group(1, most=6),))
+    world.settle()
+    stop(world)
+    all_run(world)
+    assert (size(world, "serving"), size(world, "trains")) == (2, 6)
+    world.check()
+
+
+def test_a_gang_of_a_higher_priority_gives_up_nothing_for_replicas() -> None:
+    world = World(node("a", 8))
+    world.submit(
+        workload("serving", group(1, most=1), kind=Kind.SERVING), elastic("trains", least=2, most=8, priority=5)
+    )
+    all_run(world)
+    world.now = 1000.0
+    world.workloads["serving"] = replace(world.workloads["serving"], groups=(group(1, most=4),))
+    all_run(world)
+    assert (size(world, "serving"), size(world, "trains")) == (1, 7)
+    assert not any(each.revoked for each in world.assignments["trains"].values())
+
+
 def test_replicas_that_were_trimmed_come_back_only_after_a_rest() -> None:
     world = World(node("a", 4))
     world.submit(elastic("serving", most=4, kind=Kind.SERVING))

@@ -54,6 +54,7 @@ def test_a_history_with_arrays_that_once_went_wrong(seed: int, what_it_was: str)
         ),
         (1000388, "somebody was stopped beside a reservation that was dropped in the same cycle"),
         (1080190, "and so in another"),
+        (1091320, "the check gave one room that another, who came before it then, was waiting for"),
         (1051665, "or with one that had ended, whose place the newcomer had got"),
         (1001923, "quota was kept for one that fits in no pool that it has quota in"),
         (1043109, "the check let one pass another that waits; where somebody is stopped for it, it passes nobody"),

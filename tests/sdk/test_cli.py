@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -236,10 +236,17 @@ async def test_without_a_profile_it_says_how_to_get_one(run: Run, tmp_path: Path
     assert "lepton up" in failed.stderr
 
 
+def leaves(command: Any) -> Iterator[Any]:
+    """The commands of a group, those of its groups too; a command that is none is its own."""
+    if not hasattr(command, "commands"):
+        yield command
+    for each in getattr(command, "commands", {}).values():
+        yield from leaves(each)
+
+
 def test_every_command_explains_itself() -> None:
     for name in COMMANDS:
-        command = load(name)
-        for each in getattr(command, "commands", {"": command}).values():
+        for each in leaves(load(name)):
             assert each.help, name
             assert each.help.strip()[0].isupper()
             outputs = [parameter for parameter in each.params if parameter.name == "output"]

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from chassis.clock import SystemClock
 from lepton.artifacts import digest_of
 from lepton.errors import InvalidArgument, LeptonError, NotFound, PermissionDenied
 from lepton.names import ArtifactName
 from lepton.trainer.v1 import artifact_service_pb2 as pb
 from lepton.trainer.v1.artifact_service_pb2_grpc import ArtifactServiceStub, add_ArtifactServiceServicer_to_server
 from services.trainer.artifact_servicer import ArtifactServicer
+from services.trainer.transfer_limits import Limits, TransferLimits
+from services.trainer.uploads import Uploads
 from tests.harness.mesh import ROLES, Mesh, serving
 from tests.trainer.conftest import World
 
@@ -21,7 +24,9 @@ DATA = bytes(range(256)) * 4000
 
 @pytest.fixture
 async def mesh(world: World) -> AsyncIterator[Mesh]:
-    async with serving((add_ArtifactServiceServicer_to_server, ArtifactServicer(world.artifacts, LIMIT))) as mesh:
+    limits = TransferLimits(world.artifacts, SystemClock(), Limits(largest_bytes=LIMIT, project_bytes=4 * LIMIT))
+    servicer = ArtifactServicer(world.artifacts, Uploads(world.kv, world.artifacts, SystemClock()), limits)
+    async with serving((add_ArtifactServiceServicer_to_server, servicer)) as mesh:
         developer = ROLES["roles/developer"] | {"artifacts.*"}
         mesh.change_policy(roles={**ROLES, "roles/developer": developer})
         yield mesh

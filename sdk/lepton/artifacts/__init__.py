@@ -2,6 +2,7 @@
 
     <url>/<project>/sha256/<ab>/<hex>                 what people and services store: data, code, packages
     <url>/<project>/checkpoints/sha256/<ab>/<hex>     what the ranks of jobs store; the trainer deletes what is dropped
+    <url>/<project>/uploads/sha256/<ab>/<hex>         parts of uploads that are not finished; the trainer deletes them
 
 `file://` and `s3://` (with `lepton-sdk[s3]`), and any other filesystem of fsspec. With `#key_file=PATH` at the end of
 the URL everything is encrypted before it is stored (see sealing.py).
@@ -11,9 +12,9 @@ from lepton.artifacts.digest import Digest, digest_of, parse_digest
 from lepton.artifacts.draft import Draft, Written
 from lepton.artifacts.files import Listed
 from lepton.artifacts.keys import KeyFile, KeyProvider
-from lepton.artifacts.store import CHECKPOINTS, ArtifactStore
+from lepton.artifacts.store import CHECKPOINTS, UPLOADS, ArtifactStore
 
 __all__ = [
-    "CHECKPOINTS", "ArtifactStore", "Digest", "Draft", "KeyFile", "KeyProvider", "Listed", "Written", "digest_of",
-    "parse_digest",
+    "CHECKPOINTS", "UPLOADS", "ArtifactStore", "Digest", "Draft", "KeyFile", "KeyProvider", "Listed", "Written",
+    "digest_of", "parse_digest",
 ]  # fmt: skip

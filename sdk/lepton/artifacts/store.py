@@ -26,6 +26,10 @@ from lepton.names import ArtifactName, ProjectName
 CHECKPOINTS: Final = "checkpoints"
 """The area of what ranks store: apart from all else, so that what is deleted there was nothing else."""
 
+UPLOADS: Final = "uploads"
+"""The area of the parts of uploads that are not finished: no artifact of the project is ever read from it."""
+
+_AREAS: Final = ("", CHECKPOINTS)
 _BLOCK: Final = 1 << 20
 _SEALED: Final = ".sealed"
 
@@ -61,6 +65,24 @@ class ArtifactStore:
     def read(self, project: str, digest: str) -> bytes:
         """The artifact's bytes; NotFound when absent, FailedPrecondition when they no longer match the digest."""
         with self._opened(project, digest) as blocks:
+            data = b"".join(blocks)
+        if digest_of(data) != digest:
+            raise _corrupt(project, digest)
+        return data
+
+    def head(self, project: str, digest: str, most: int) -> bytes:
+        """The first bytes, at most so many, not verified: to look at, not to use. Raises NotFound."""
+        found = bytearray()
+        with self._opened(project, digest) as blocks:
+            for block in blocks:
+                found += block
+                if len(found) >= most:
+                    break
+        return bytes(found[:most])
+
+    def read_part(self, project: str, digest: str) -> bytes:
+        """A part of an upload, verified. Raises NotFound, FailedPrecondition."""
+        with self._opened(project, digest, (UPLOADS,)) as blocks:
             data = b"".join(blocks)
         if digest_of(data) != digest:
             raise _corrupt(project, digest)
@@ -186,16 +208,16 @@ class ArtifactStore:
             sealed.seek(0)
             self._files.write(path, sealed)  # type: ignore[arg-type]  # it is a BinaryIO in all but name
 
-    def _opened(self, project: str, digest: str) -> "_Blocks":
-        path = self._find(project, digest)
+    def _opened(self, project: str, digest: str, areas: tuple[str, ...] = _AREAS) -> "_Blocks":
+        path = self._find(project, digest, areas)
         if not path.endswith(_SEALED):
             return _Blocks(self._files.open(path), None)
         if self._cipher is None:
             raise FailedPrecondition("ARTIFACT_SEALED", artifact=_name(project, digest))
         return _Blocks(self._files.open(path), self._cipher)
 
-    def _find(self, project: str, digest: str) -> str:
-        for path in self._places(project, digest):
+    def _find(self, project: str, digest: str, areas: tuple[str, ...] = _AREAS) -> str:
+        for path in self._places(project, digest, areas):
             if self._files.size(path) is not None:
                 return path
         raise _not_found(project, digest)
@@ -207,9 +229,9 @@ class ArtifactStore:
         stored = self._files.size(path)
         return plain_size(stored) if stored is not None and path.endswith(_SEALED) else stored
 
-    def _places(self, project: str, digest: str) -> Iterator[str]:
+    def _places(self, project: str, digest: str, areas: tuple[str, ...] = _AREAS) -> Iterator[str]:
         """Where an artifact may lie: sealed or not, as the store was set up when it was stored."""
-        for area in ("", CHECKPOINTS):
+        for area in areas:
             plain = self._path(project, digest, area, is_sealed=False)
             yield from (f"{plain}{_SEALED}", plain) if self._cipher is not None else (plain, f"{plain}{_SEALED}")
 

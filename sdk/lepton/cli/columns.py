@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from lepton.cli.arrays import counts
+from lepton.cli.autoscaling_options import asked
 from lepton.cli.output import Column
 from lepton.cli.quotas import shown_quota, shown_use
 
@@ -25,6 +26,12 @@ def _age(each: Any) -> str:
     if not each.HasField("create_time"):
         return "-"
     return duration((datetime.now(UTC) - each.create_time.ToDatetime(tzinfo=UTC)).total_seconds())
+
+
+def _age_of(each: Any, field: str) -> str:
+    if not each.HasField(field):
+        return "-"
+    return duration((datetime.now(UTC) - getattr(each, field).ToDatetime(tzinfo=UTC)).total_seconds())
 
 
 def duration(seconds: float) -> str:
@@ -69,8 +76,12 @@ def _progress(job: Any) -> str:
 
 
 def _metrics(each: Any) -> str:
-    chosen = [name for name in ("loss", "accuracy", "test_accuracy") if name in each.metrics]
+    chosen = [name for name in ("loss", "accuracy", "test_accuracy", "golden_accuracy") if name in each.metrics]
     return " ".join(f"{name}={each.metrics[name]:.4g}" for name in chosen) or "-"
+
+
+def _stage(version: Any) -> str:
+    return str(type(version).Stage.Name(version.stage or 1)).lower()
 
 
 def _slices(workload: Any) -> str:
@@ -219,20 +230,52 @@ MODELS: Final = (
     _AGE,
 )
 VERSIONS: Final = (
-    Column("VERSION", _last()),
+    Column("VERSION", lambda each: "@".join(each.name.split("/")[3::2])),
+    Column("STAGE", lambda each: "quarantined" if each.quarantine else _stage(each)),
     Column("PACKAGE", lambda each: _short(each.package)),
     Column("METRICS", _metrics),
-    Column("JOB", lambda each: each.lineage.job),
+    Column("MADE BY", lambda each: each.lineage.job or each.lineage.parent or each.lineage.source),
+    Column("TAGS", lambda each: _pairs(each.tags), is_wide=True),
     _FULL,
     _AGE,
 )
 DEPLOYMENTS: Final = (
     _NAME,
     _STATE,
-    Column("READY", lambda each: f"{each.ready_replicas}/{each.replicas}"),
+    Column("READY", lambda each: f"{each.ready_replicas}/{asked(each)}"),
     Column("MODEL", lambda each: "@".join(each.model_version.split("/")[3::2])),
     Column("MODEL NAME", _field("model_name")),
     Column("GATEWAY", _field("gateway"), is_wide=True),
+    _MESSAGE,
+    _AGE,
+)
+ROLLOUTS: Final = (
+    _NAME,
+    Column("ROLLOUT", lambda each: each.rollout.State.Name(each.rollout.state)),
+    Column("STEP", lambda each: f"{each.rollout.step + 1}/{each.rollout.step_count or 1}"),
+    Column("STABLE", lambda each: str(each.rollout.stable_revision or "-")),
+    Column("NEW", lambda each: str(each.rollout.candidate_revision or "-")),
+    Column("MESSAGE", lambda each: each.rollout.message),
+)
+REVISIONS: Final = (
+    Column("REVISION", _last()),
+    _STATE,
+    Column("READY", _field("ready_replicas")),
+    Column("MODEL", lambda each: "@".join(each.model_version.split("/")[3::2])),
+    Column("PROMOTED", lambda each: _age_of(each, "promote_time")),
+    _AGE,
+    _MESSAGE,
+)
+BATCH_PREDICTIONS: Final = (
+    _NAME,
+    _STATE,
+    Column("MODEL", lambda each: "@".join(each.model_version.split("/")[3::2])),
+    Column("ROWS", lambda each: f"{each.progress.rows_done}/{each.progress.rows or '?'}"),
+    Column("BAD", lambda each: str(each.progress.bad_rows)),
+    Column("ROWS/S", lambda each: f"{each.progress.rows_per_s:,.0f}" if each.progress.rows_per_s else "-"),
+    Column("ETA", lambda each: duration(each.progress.eta_s) if each.progress.eta_s else "-"),
+    Column("SHARDS", lambda each: f"{each.progress.shards_done}/{each.progress.shards or '?'}", is_wide=True),
+    Column("WORKERS", lambda each: f"{each.progress.workers}/{each.max_workers}", is_wide=True),
     _MESSAGE,
     _AGE,
 )

@@ -84,10 +84,18 @@ def _json(path: Path) -> Question:
     try:
         document = json.loads(path.read_text())
         if isinstance(document, dict):
-            return Question({name: np.asarray(value, np.float32) for name, value in document.items()})
-        return Question(np.asarray(document, np.float32))
+            return Question({name: _tensor(value) for name, value in document.items()})
+        return Question(_tensor(document))
     except ValueError as error:
         raise InvalidArgument("INPUT_INVALID", file=str(path), problem=str(error)) from error
+
+
+def _tensor(value: Any) -> Array:
+    """Numbers or texts as they are written; the model's own types are made of them when they are sent."""
+    array = np.asarray(value)
+    if array.dtype == object:
+        raise ValueError("it holds something else than rows of numbers or of texts")
+    return array
 
 
 def _npz(path: Path) -> Question:

@@ -57,10 +57,13 @@ COMMANDS: Final = {
     "train": Entry(_TRAINING, "train", "Train a model on your data."),
     "run": Entry(_TRAINING, "run", "Run your own training script as a job."),
     "jobs": Entry(_TRAINING, "jobs", "List, watch, compare, cancel and delete training jobs."),
-    "models": Entry(_SERVING, "models", "Register models and their versions, move aliases."),
+    "models": Entry(_SERVING, "models", "Import, register, find, stage and trace models."),
+    "optimizations": Entry(_SERVING, "optimize", "List and watch searches for smaller, faster variants."),
     "deploy": Entry(_SERVING, "deploy", "Serve a model."),
-    "deployments": Entry(_SERVING, "deployments", "List, scale and delete deployments."),
+    "deployments": Entry(_SERVING, "deployments", "List, update, scale and delete deployments."),
     "predict": Entry(_SERVING, "predict", "Ask a served model."),
+    "predict-batch": Entry(_SERVING, "predict_batch", "Apply a model to a whole dataset."),
+    "batch-predictions": Entry(_SERVING, "batch_predictions", "List, follow, stop and download batch predictions."),
     "trace": Entry(_OBSERVE, "trace", "Show what happened, from submit to answer, as a tree."),
 }
 

@@ -1,24 +1,27 @@
 """`client.artifacts`: bytes by their digest, sent in chunks and verified on the way back."""
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from lepton.artifacts import Digest, digest_of, parse_digest
 from lepton.client.calls import Calls
 from lepton.client.group import Group
+from lepton.client.patience import is_passing
 from lepton.client.scope import Scope
-from lepton.errors import FailedPrecondition, NotFound
+from lepton.errors import Aborted, Cancelled, DeadlineExceeded, FailedPrecondition, LeptonError, NotFound, Unimplemented
 from lepton.names import ArtifactName
 from lepton.trainer.v1 import artifact_service_pb2 as pb
 from lepton.trainer.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 
 _CHUNK: Final = 1 << 20
+Progress = Callable[[int, int], None]
 _STORED_S: Final = 600.0
 
 
@@ -29,16 +32,48 @@ class Artifacts(Group):
         super().__init__(calls, scope)
         self._stub = ArtifactServiceStub(calls.channel("trainer"))
 
-    async def upload(self, content: bytes | Path, *, project: str | None = None) -> pb.Artifact:
-        """Store bytes, or a file's; what is large and there already is not sent again."""
+    async def upload(
+        self, content: bytes | Path, *, project: str | None = None, progress: Progress | None = None
+    ) -> pb.Artifact:
+        """Store bytes, or a file's; what is there already is not sent again, whoever has sent it.
+
+        A large one goes on from the byte that it broke at, also when an earlier run of the program was cut off.
+        `progress` is told the bytes that are there and how many there will be.
+        """
         parent = self._scope.parent(project)
         digest = digest_of(content) if isinstance(content, bytes) else await asyncio.to_thread(_digest_of_file, content)
-        if await _size(content) > _CHUNK:  # less than that is sent sooner than it is asked for
-            with suppress(NotFound):
-                return await self.get(digest, project=project)
+        size = await _size(content)
+        if size > _CHUNK:  # less than that is sent sooner than it is asked for
+            try:
+                return await self._send(parent, digest, content, size, progress or (lambda _done, _all: None))
+            except Unimplemented:  # a trainer of the release before
+                with suppress(NotFound):
+                    return await self.get(digest, project=project)
         return await self._calls.attempt(
-            lambda: self._stub.UploadArtifact(_requests(parent, digest, content), timeout=_STORED_S)
+            lambda: self._stub.UploadArtifact(_requests(parent, digest, content, 0, 0), timeout=_STORED_S)
         )
+
+    async def _send(
+        self, parent: str, digest: Digest, content: bytes | Path, size: int, progress: Progress
+    ) -> pb.Artifact:
+        patience = self._calls.patience()
+        committed = -1
+        while True:
+            upload = await self._calls.unary(self._stub.GetUpload, pb.GetUploadRequest(parent=parent, digest=digest))
+            progress(upload.committed_bytes, size)
+            if upload.done:
+                return await self.get(digest, project=parent)
+            if upload.committed_bytes > committed:
+                patience.progress()
+            committed = upload.committed_bytes
+            requests = _requests(parent, digest, content, size, committed, progress)
+            try:
+                await self._calls.signed_in.ready()
+                return await self._stub.UploadArtifact(requests, timeout=_STORED_S)
+            except LeptonError as error:
+                if not (is_passing(error) or isinstance(error, Aborted | Cancelled | DeadlineExceeded)):
+                    raise
+                await patience.bear(error)
 
     async def get(self, artifact: str, *, project: str | None = None) -> pb.Artifact:
         """Whether an artifact is there, and its size. NotFound."""
@@ -55,33 +90,52 @@ class Artifacts(Group):
         await self._download(self._name(artifact, project), keep)
         return bytes(data)
 
-    async def download_to(self, artifact: str, path: Path, *, project: str | None = None) -> None:
-        """An artifact's bytes into a file, which appears whole and verified or not at all."""
+    async def download_to(
+        self, artifact: str, path: Path, *, project: str | None = None, progress: Progress | None = None
+    ) -> None:
+        """An artifact's bytes into a file, which appears whole and verified or not at all.
+
+        What has come is kept beside it under the artifact's digest, so a program that was cut off goes on from there.
+        """
         name = self._name(artifact, project)
-        descriptor, aside = await asyncio.to_thread(tempfile.mkstemp, dir=path.parent, prefix=".downloading-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
+        digest = name.rpartition("/")[2]
+        with await asyncio.to_thread(_beside, path, digest) as file:
+            try:
+                content = await asyncio.to_thread(_hash_of, file)
 
                 async def keep(chunk: bytes) -> None:
+                    content.update(chunk)
                     await asyncio.to_thread(file.write, chunk)  # a disk may be slow
+                    if progress is not None:
+                        progress(file.tell(), size)
 
-                await self._download(name, keep)
-            await asyncio.to_thread(Path(aside).rename, path)
-        except BaseException:
-            os.unlink(aside)  # noqa: PTH108 - at once: a cancelled task must not wait for a thread
-            raise
+                size = (await self.get(name)).size_bytes
+                await self._fetch(name, file.tell(), keep)
+                if content.hexdigest() != digest:
+                    raise FailedPrecondition("ARTIFACT_CORRUPT", artifact=name)
+                await asyncio.to_thread(file.flush)
+                await asyncio.to_thread(Path(file.name).rename, path)
+            except (FailedPrecondition, NotFound):
+                os.unlink(file.name)  # noqa: PTH108 - at once: a cancelled task must not wait for a thread
+                raise
 
     async def _download(self, name: str, keep: Callable[[bytes], Awaitable[None]]) -> None:
         digest, content = name.rpartition("/")[2], hashlib.sha256()
-        async with aclosing(self._chunks(name)) as chunks:
-            async for chunk in chunks:
-                content.update(chunk)
-                await keep(chunk)
+
+        async def hashed(chunk: bytes) -> None:
+            content.update(chunk)
+            await keep(chunk)
+
+        await self._fetch(name, 0, hashed)
         if content.hexdigest() != digest:
             raise FailedPrecondition("ARTIFACT_CORRUPT", artifact=name)
 
-    async def _chunks(self, name: str) -> AsyncGenerator[bytes, None]:
-        offset = 0
+    async def _fetch(self, name: str, offset: int, keep: Callable[[bytes], Awaitable[None]]) -> None:
+        async with aclosing(self._chunks(name, offset)) as chunks:
+            async for chunk in chunks:
+                await keep(chunk)
+
+    async def _chunks(self, name: str, offset: int) -> AsyncGenerator[bytes, None]:
         answers = self._calls.stream(
             lambda: self._stub.DownloadArtifact(pb.DownloadArtifactRequest(name=name, offset=offset))
         )
@@ -101,19 +155,51 @@ async def _size(content: bytes | Path) -> int:
     return len(content) if isinstance(content, bytes) else (await asyncio.to_thread(content.stat)).st_size
 
 
-async def _requests(parent: str, digest: Digest, content: bytes | Path) -> AsyncIterator[pb.UploadArtifactRequest]:
-    first = pb.UploadArtifactRequest(parent=parent, digest=digest)
-    yield first
+async def _requests(
+    parent: str, digest: Digest, content: bytes | Path, size: int, offset: int, progress: Progress | None = None
+) -> AsyncIterator[pb.UploadArtifactRequest]:
+    yield pb.UploadArtifactRequest(parent=parent, digest=digest, size_bytes=size, offset=offset)
     if isinstance(content, bytes):
-        for begin in range(0, len(content), _CHUNK):
+        for begin in range(offset, len(content), _CHUNK):
             yield pb.UploadArtifactRequest(data=content[begin : begin + _CHUNK])
         return
     file = await asyncio.to_thread(content.open, "rb")
     with file:
+        file.seek(offset)
         while chunk := await asyncio.to_thread(file.read, _CHUNK):
             yield pb.UploadArtifactRequest(data=chunk)
+            offset += len(chunk)
+            if progress is not None:
+                progress(offset, size)
+
+
+def is_file_of(path: Path, digest: str) -> bool:
+    """Whether a file is there and has the bytes of a digest."""
+    return path.is_file() and _digest_of_file(path) == digest
 
 
 def _digest_of_file(path: Path) -> Digest:
     with path.open("rb") as file:
         return Digest("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _beside(path: Path, digest: str) -> BinaryIO:
+    """The file in which what has come of a download is kept; another one while somebody else is writing that."""
+    file = path.with_name(f".downloading-{digest}").open("a+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".downloading-")
+        os.close(descriptor)
+        return Path(name).open("a+b")
+    return file
+
+
+def _hash_of(file: BinaryIO) -> "hashlib._Hash":
+    """The digest of what is in a file so far; leaves it at its end."""
+    content = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(_CHUNK):
+        content.update(block)
+    return content

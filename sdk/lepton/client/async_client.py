@@ -10,6 +10,7 @@ from lepton.client.access import Access
 from lepton.client.api_keys import ApiKeys
 from lepton.client.artifacts import Artifacts
 from lepton.client.audit import Audit
+from lepton.client.batch_predictions import BatchPredictions
 from lepton.client.calls import Calls
 from lepton.client.credentials import Credentials, CredentialStore, FileCredentials, MemoryCredentials
 from lepton.client.deployments import Deployments
@@ -18,6 +19,7 @@ from lepton.client.jobs import Jobs
 from lepton.client.join_tokens import JoinTokens
 from lepton.client.models import Models
 from lepton.client.nodes import Nodes
+from lepton.client.optimizations import Optimizations
 from lepton.client.patience import OnRetry
 from lepton.client.planning import Planning
 from lepton.client.pools import Pools
@@ -91,7 +93,9 @@ class AsyncClient:
         self.jobs = Jobs(self._calls, self._scope)
         self.artifacts = Artifacts(self._calls, self._scope)
         self.models = Models(self._calls, self._scope)
+        self.optimizations = Optimizations(self._calls, self._scope)
         self.deployments = Deployments(self._calls, self._scope)
+        self.batch_predictions = BatchPredictions(self._calls, self._scope, self.artifacts)
 
     @classmethod
     def open(cls, profile: Profile | None = None, *, project: str = "", **options: Any) -> Self:

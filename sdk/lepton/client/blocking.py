@@ -8,6 +8,7 @@ from lepton.client.api_keys import ApiKeys
 from lepton.client.artifacts import Artifacts
 from lepton.client.async_client import AsyncClient
 from lepton.client.audit import Audit
+from lepton.client.batch_predictions import BatchPredictions
 from lepton.client.deployments import Deployments
 from lepton.client.explain import Explain
 from lepton.client.jobs import Jobs
@@ -15,6 +16,7 @@ from lepton.client.join_tokens import JoinTokens
 from lepton.client.loop_thread import Facade, LoopThread, iterates, lists, waits
 from lepton.client.models import Models
 from lepton.client.nodes import Nodes
+from lepton.client.optimizations import Optimizations
 from lepton.client.planning import Planning
 from lepton.client.pools import Pools
 from lepton.client.projects import Projects
@@ -223,6 +225,29 @@ class BlockingModels(Facade[Models]):
     get_version = waits(Models.get_version)
     versions = lists(Models.versions)
     set_alias = waits(Models.set_alias)
+    update = waits(Models.update)
+    update_version = waits(Models.update_version)
+    set_stage = waits(Models.set_stage)
+    delete_version = waits(Models.delete_version)
+    lineage = waits(Models.lineage)
+    taint = waits(Models.taint)
+    quarantine = waits(Models.quarantine)
+    release = waits(Models.release)
+    register_files = waits(Models.register_files)
+    export = waits(Models.export)
+
+
+class BlockingOptimizations(Facade[Optimizations]):
+    """`client.optimizations` that blocks."""
+
+    create = waits(Optimizations.create)
+    get = waits(Optimizations.get)
+    list = lists(Optimizations.list)
+    watch = iterates(Optimizations.watch)
+    watch_all = iterates(Optimizations.watch_all)
+    wait = waits(Optimizations.wait)
+    cancel = waits(Optimizations.cancel)
+    delete = waits(Optimizations.delete)
 
 
 class BlockingDeployments(Facade[Deployments]):
@@ -236,7 +261,34 @@ class BlockingDeployments(Facade[Deployments]):
     wait = waits(Deployments.wait)
     wait_deleted = waits(Deployments.wait_deleted)
     scale = waits(Deployments.scale)
+    autoscale = waits(Deployments.autoscale)
+    update = waits(Deployments.update)
+    roll_out = waits(Deployments.roll_out)
+    wait_rollout = waits(Deployments.wait_rollout)
+    pause = waits(Deployments.pause)
+    resume = waits(Deployments.resume)
+    promote = waits(Deployments.promote)
+    abort = waits(Deployments.abort)
+    undo = waits(Deployments.undo)
+    revisions = lists(Deployments.revisions)
+    revision = waits(Deployments.revision)
     delete = waits(Deployments.delete)
+
+
+class BlockingBatchPredictions(Facade[BatchPredictions]):
+    """`client.batch_predictions` that blocks."""
+
+    create = waits(BatchPredictions.create)
+    get = waits(BatchPredictions.get)
+    list = lists(BatchPredictions.list)
+    watch = iterates(BatchPredictions.watch)
+    watch_all = iterates(BatchPredictions.watch_all)
+    wait = waits(BatchPredictions.wait)
+    wait_deleted = waits(BatchPredictions.wait_deleted)
+    cancel = waits(BatchPredictions.cancel)
+    delete = waits(BatchPredictions.delete)
+    manifest = waits(BatchPredictions.manifest)
+    download = waits(BatchPredictions.download)
 
 
 class Client(Facade[AsyncClient]):
@@ -272,7 +324,9 @@ class Client(Facade[AsyncClient]):
         self.jobs = BlockingJobs(loop, self._group.jobs)
         self.artifacts = BlockingArtifacts(loop, self._group.artifacts)
         self.models = BlockingModels(loop, self._group.models)
+        self.optimizations = BlockingOptimizations(loop, self._group.optimizations)
         self.deployments = BlockingDeployments(loop, self._group.deployments)
+        self.batch_predictions = BlockingBatchPredictions(loop, self._group.batch_predictions)
 
     sign_in = waits(AsyncClient.sign_in)
     sign_out = waits(AsyncClient.sign_out)

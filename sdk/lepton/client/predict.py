@@ -9,11 +9,11 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from lepton.client.calls import Calls
 from lepton.errors import InvalidArgument, PermissionDenied
-from lepton.golden import DATATYPES, Array
+from lepton.golden import DATATYPES, TEXT, Array, from_raw, to_raw
 
 TIMEOUT_S: Final = 30.0
 _AT_ONCE: Final = 8  # pieces of one prediction in flight, so that every replica has work
-_NAMES: Final = {dtype: name for name, dtype in DATATYPES.items()}
+_NAMES: Final = {**{dtype: name for name, dtype in DATATYPES.items()}, np.dtype(object): TEXT}
 
 
 class Predictor:
@@ -65,12 +65,12 @@ class Predictor:
         request = service_pb2.ModelInferRequest(model_name=model)
         for name, array in tensors.items():
             request.inputs.add(name=name, datatype=_NAMES[array.dtype], shape=array.shape)
-            request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+            request.raw_input_contents.append(to_raw(array))
         for name in outputs:
             request.outputs.add(name=name)
         answer = await self._permitted(self._stub.ModelInfer, request, timeout_s)
         return {
-            each.name: np.frombuffer(raw, DATATYPES[each.datatype]).reshape(tuple(each.shape))
+            each.name: _read(raw, each.datatype, tuple(each.shape))
             for each, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
         }
 
@@ -92,7 +92,23 @@ def _named(inputs: Array | Mapping[str, Array], metadata: Any) -> dict[str, Arra
     types = {each.name: each.datatype for each in metadata.inputs}
     if set(inputs) != set(types):
         raise InvalidArgument("INVALID_FIELD", fields={"inputs": f"must be exactly: {', '.join(sorted(types))}"})
-    tensors = {name: np.asarray(array).astype(DATATYPES[types[name]], copy=False) for name, array in inputs.items()}
+    tensors = {name: _typed(np.asarray(array), types[name]) for name, array in inputs.items()}
     if len({each.shape[:1] for each in tensors.values()}) != 1 or () in {each.shape for each in tensors.values()}:
         raise InvalidArgument("INVALID_FIELD", fields={"inputs": "must all have the same number of rows"})
     return tensors
+
+
+def _typed(array: Array, datatype: str) -> Array:
+    if datatype != TEXT:
+        return array.astype(DATATYPES[datatype], copy=False)
+    texts = np.empty(array.size, object)
+    texts[:] = [each if isinstance(each, bytes) else str(each).encode() for each in array.ravel()]
+    return texts.reshape(array.shape)
+
+
+def _read(raw: bytes, datatype: str, shape: tuple[int, ...]) -> Array:
+    """A tensor of an answer; texts as `str`."""
+    array = from_raw(raw, datatype, shape)
+    if array.dtype == object:
+        array.ravel()[:] = [each.decode(errors="replace") for each in array.ravel()]
+    return array

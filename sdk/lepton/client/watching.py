@@ -1,6 +1,7 @@
 """Watches that go on: over broken streams from where they stood, and over lost history from a fresh state."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Watch(Generic[T]):
         known: Iterable[T] = (),
     ) -> None:
         self._calls, self._kind, self._start = calls, kind, start
-        self._field = kind.__name__.lower()
+        self._field = re.sub("(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
         self._position = revision
         self._existing = {each.name: each for each in known}  # told to the caller, by this watch or before it
         self._listed: set[str] | None = None  # while the initial state comes in

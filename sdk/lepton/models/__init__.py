@@ -7,6 +7,7 @@ last of them called `output`. So what comes before `output` is a trunk that can 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from lepton.errors import InvalidArgument
 from lepton.models.architecture import NAMES, Architecture, Config, ImageClassifierConfig
 from lepton.models.package import ModelPackage, Signature, Tensor
 from lepton.models.wanted import (
@@ -28,8 +29,11 @@ __all__ = [
 ]  # fmt: skip
 
 
-def build(architecture: Architecture) -> "nn.Sequential":
-    """A fresh torch module of the architecture; InvalidArgument when the name or its config is not known."""
+def build(architecture: Architecture | None) -> "nn.Sequential":
+    """A fresh torch module of the architecture; InvalidArgument when its config is not known, or there is no recipe."""
+    if architecture is None:
+        problem = "it has no recipe: it is an ONNX or pt2 file, which can be run and not rebuilt"
+        raise InvalidArgument("MODEL_PACKAGE_INVALID", problem=problem)
     config = architecture.resolve()
     module = import_module(f"{__name__}.{architecture.name}")  # torch takes seconds to import: only who builds pays
     model: nn.Sequential = getattr(module, architecture.name)(config)

@@ -1,27 +1,66 @@
-"""Owns where calls go: Envoy clusters (one per model), their endpoints, and when a replica is left alone."""
+"""Owns where calls go: Envoy clusters (one per revision), their endpoints, and when a replica is left alone."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from services.inference.envoy.routes import Endpoint, Gateway, Route, Routes
+from services.inference.envoy.routes import Endpoint, Gateway, Route, Routes, Shadow, Target
 
 Json = dict[str, Any]
 
 TYPE = "type.googleapis.com/"
 ANY = "any-replica"
+HELD = "x-lepton-held"
+ENGINE = "lepton-engine"
 COLLECTOR = "collector"
+_TOLD = "lepton"
+"""Under it stands in an endpoint's metadata what is told of it, or to it alone; other endpoints do not see it."""
 _HTTP = TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _ANY_REPLICA_MAX = 32
+_MAX_IN_FLIGHT = 4096
 
 
 def cluster_files(gateway: Gateway, routes: Routes) -> dict[str, Json]:
     """`cds.json`, and one file of endpoints per cluster: Envoy takes one assignment per file."""
-    groups = {route.model: route.endpoints for route in routes.routes}
-    groups[ANY] = routes.endpoints()[:_ANY_REPLICA_MAX]
-    files: dict[str, Json] = {f"eds/{name}.json": _assignment(name, endpoints) for name, endpoints in groups.items()}
-    files["cds.json"] = {"resources": [_cluster(name, gateway.directory) for name in sorted(groups)]}
+    groups = {route.cluster(target.revision): _priorities(route, target) for route, target in routes.targets()}
+    held = {
+        route.cluster(target.revision): f"{gateway.holder_key} {route.cluster(target.revision)}"
+        for route, target in routes.targets()
+        if route.holder
+    }
+    groups |= {held_cluster(route): [(route.holder,)] for route in routes.routes if route.holder and not route.shares()}
+    groups[ANY] = [routes.endpoints()[:_ANY_REPLICA_MAX]]
+    files: dict[str, Json] = {
+        f"eds/{name}.json": _assignment(name, groups[name], held.get(name, "")) for name in groups
+    }
+    clusters = {
+        route.cluster(target.revision): _revision_cluster(gateway, route, target) for route, target in routes.targets()
+    }
+    clusters |= {name: _cluster(gateway, name) for name in groups if name not in clusters}
+    files["cds.json"] = {"resources": [clusters[name] for name in sorted(clusters)]}
     return files
+
+
+def _revision_cluster(gateway: Gateway, route: Route, target: Target) -> Json:
+    return _cluster(
+        gateway,
+        route.cluster(target.revision),
+        lineage={**dict(target.lineage), "lepton-revision": str(target.revision)},
+        max_in_flight=route.limits.max_in_flight or _MAX_IN_FLIGHT,
+        health_checks=[_HEALTH_CHECK],
+        is_held=route.holder is not None,
+    )
+
+
+def held_cluster(route: Route) -> str:
+    """The cluster of a model that has no revision yet, only somebody who holds its calls."""
+    return f"{route.model}@holder"
+
+
+def _priorities(route: Route, target: Target) -> list[tuple[Endpoint, ...]]:
+    """The replicas, and behind them the holder, whom Envoy falls back to while none of them is healthy."""
+    return [target.endpoints, (route.holder,)] if route.holder else [target.endpoints]
 
 
 def collector_cluster(collector: Endpoint) -> Json:
@@ -30,25 +69,50 @@ def collector_cluster(collector: Endpoint) -> Json:
         "type": "STRICT_DNS",
         "connect_timeout": "1s",
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _http2()},
-        "load_assignment": _endpoints(COLLECTOR, [collector]),
+        "load_assignment": _endpoints(COLLECTOR, [(collector,)]),
     }
 
 
-def route_action(route: Route, *, streaming: bool) -> Json:
+def route_action(route: Route, *, streaming: bool, only: int | None = None) -> Json:
     """A unary inference is repeatable until an answer came; of a stream only the connection is."""
     repeat_on = "connect-failure,refused-stream" if streaming else "connect-failure,refused-stream,unavailable,reset"
-    lifetime: Json = {"grpc_timeout_header_max": "0s"}
-    if not streaming:
-        lifetime["max_stream_duration"] = f"{route.default_timeout_s:g}s"
+    limits = route.limits
+    if streaming:
+        lifetime: Json = {"max_stream_duration": f"{limits.max_stream_s:g}s"}
+    else:
+        default_s = min(route.default_timeout_s, limits.max_deadline_s or math.inf)
+        lifetime = {
+            "max_stream_duration": f"{default_s:g}s",
+            "grpc_timeout_header_max": f"{limits.max_deadline_s:g}s",
+        }
     action: Json = {
-        "cluster": route.model,
+        **_destination(route, only),
         "timeout": "0s",
         "max_stream_duration": lifetime,
         "retry_policy": _retry(repeat_on),
     }
     if streaming:
         action["idle_timeout"] = "3600s"
+    elif route.shadow is not None and route.shadow.share:
+        action["request_mirror_policies"] = [_mirror(route, route.shadow)]
     return action
+
+
+def _destination(route: Route, only: int | None) -> Json:
+    if only is not None:
+        return {"cluster": route.cluster(only)}
+    shares = route.shares()
+    if not shares:
+        return {"cluster": held_cluster(route)}
+    if len(shares) == 1:
+        return {"cluster": route.cluster(shares[0][0].revision)}
+    clusters = [{"name": route.cluster(target.revision), "weight": weight} for target, weight in shares]
+    return {"weighted_clusters": {"clusters": clusters}}
+
+
+def _mirror(route: Route, shadow: Shadow) -> Json:
+    share = {"numerator": round(shadow.share * 1_000_000), "denominator": "MILLION"}
+    return {"cluster": route.cluster(shadow.revision), "runtime_fraction": {"default_value": share}}
 
 
 def any_replica_action() -> Json:
@@ -83,17 +147,27 @@ _HEALTH_CHECK: Json = {
 }
 
 
-def _cluster(name: str, directory: Path) -> Json:
+def _cluster(
+    gateway: Gateway,
+    name: str,
+    *,
+    lineage: Mapping[str, str] | None = None,
+    max_in_flight: int = _MAX_IN_FLIGHT,
+    health_checks: Sequence[Json] = (),
+    is_held: bool = False,
+) -> Json:
+    told = [*(_tell_lineage(lineage) if lineage else ()), *([_tell_holder()] if is_held else ())]
+    filters = [_drop_unsampled_context(), *told, _CODEC]
     return {
         "name": name,
         "type": "EDS",
-        "eds_cluster_config": {"eds_config": file_source(directory / "eds" / f"{name}.json")},
+        "eds_cluster_config": {"eds_config": file_source(gateway.directory / "eds" / f"{name}.json")},
         "connect_timeout": "1s",
         "lb_policy": "LEAST_REQUEST",
         "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _http2(filters=_UPSTREAM_FILTERS)
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _http2(filters=filters)
         },
-        "health_checks": [] if name == ANY else [_HEALTH_CHECK],
+        "health_checks": list(health_checks),
         # A replica leaves when the file says so, though it may still be healthy; calls in flight finish.
         "ignore_health_on_host_removal": True,
         # Without a window: by default Envoy's workers hear only after a second that a replica has become healthy, while
@@ -117,8 +191,8 @@ def _cluster(name: str, directory: Path) -> Json:
             "thresholds": [
                 {
                     "max_connections": 1024,
-                    "max_pending_requests": 4096,
-                    "max_requests": 4096,
+                    "max_pending_requests": max_in_flight,
+                    "max_requests": max_in_flight,
                     "retry_budget": {"budget_percent": {"value": 25}, "min_retry_concurrency": 10},
                 }
             ]
@@ -130,23 +204,34 @@ def file_source(path: Path) -> Json:
     return {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}
 
 
-def _assignment(name: str, endpoints: Iterable[Endpoint]) -> Json:
-    assignment = {"@type": TYPE + "envoy.config.endpoint.v3.ClusterLoadAssignment", **_endpoints(name, endpoints)}
+def _assignment(name: str, priorities: Sequence[Sequence[Endpoint]], held: str = "") -> Json:
+    assignment = {
+        "@type": TYPE + "envoy.config.endpoint.v3.ClusterLoadAssignment",
+        **_endpoints(name, priorities, held),
+    }
     return {"resources": [assignment]}
 
 
-def _endpoints(name: str, endpoints: Iterable[Endpoint]) -> Json:
+def _endpoints(name: str, priorities: Sequence[Sequence[Endpoint]], held: str = "") -> Json:
+    """The first of the priorities that has a healthy endpoint gets all calls: one of a thousand is enough."""
     return {
         "cluster_name": name,
         "endpoints": [
-            {
-                "lb_endpoints": [
-                    {"endpoint": {"address": {"socket_address": {"address": one.host, "port_value": one.port}}}}
-                    for one in endpoints
-                ]
-            }
+            {"priority": priority, "lb_endpoints": [_lb_endpoint(one, held if priority else None) for one in endpoints]}
+            for priority, endpoints in enumerate(priorities)
         ],
+        "policy": {"overprovisioning_factor": 100_000},
     }
+
+
+def _lb_endpoint(endpoint: Endpoint, held: str | None) -> Json:
+    """A replica (`held` is None), which says what engine it has, or the holder, which is told whom a call is for."""
+    host: Json = {"address": {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}}
+    told = {"engine": endpoint.engine} if held is None else {"held": held}
+    if held is not None:
+        host["health_check_config"] = {"disable_active_health_check": True}
+    known = {key: value for key, value in told.items() if value}
+    return {"endpoint": host, **({"metadata": {"filter_metadata": {_TOLD: known}}} if known else {})}
 
 
 def _http2(filters: list[Json] | None = None) -> Json:
@@ -195,14 +280,7 @@ def _drop_unsampled_context() -> Json:
                                     "value_match": {"suffix": "-01"},
                                 }
                             },
-                            "on_match": {
-                                "action": {
-                                    "name": "skip",
-                                    "typed_config": {
-                                        "@type": TYPE + "envoy.extensions.filters.common.matcher.action.v3.SkipFilter"
-                                    },
-                                }
-                            },
+                            "on_match": {"action": _SKIP},
                         }
                     ]
                 }
@@ -211,10 +289,70 @@ def _drop_unsampled_context() -> Json:
     }
 
 
-_UPSTREAM_FILTERS: list[Json] = [
-    _drop_unsampled_context(),
-    {
-        "name": "envoy.filters.http.upstream_codec",
-        "typed_config": {"@type": TYPE + "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"},
-    },
-]
+def _tell_lineage(lineage: Mapping[str, str]) -> Sequence[Json]:
+    """What answered, in the trailing metadata of every answer; an answer without a message has no other headers."""
+    told = {ENGINE: _of_endpoint("engine"), **lineage}
+    mutations = [
+        {"append": {"header": {"key": key, "value": told[key]}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+        for key in sorted(told)
+    ]
+    mutation = TYPE + "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"
+    of_trailers = {
+        "name": "lineage",
+        "typed_config": {"@type": mutation, "mutations": {"response_trailers_mutations": mutations}},
+    }
+    has_no_message = {
+        "single_predicate": {
+            "input": {
+                "name": "grpc-status",
+                "typed_config": {
+                    "@type": TYPE + "envoy.type.matcher.v3.HttpResponseHeaderMatchInput",
+                    "header_name": "grpc-status",
+                },
+            },
+            "value_match": {"safe_regex": {"google_re2": {}, "regex": ".+"}},
+        }
+    }
+    of_headers = {
+        "name": "lineage-without-message",
+        "typed_config": {
+            "@type": TYPE + "envoy.extensions.common.matching.v3.ExtensionWithMatcher",
+            "extension_config": {
+                "name": "envoy.filters.http.header_mutation",
+                "typed_config": {"@type": mutation, "mutations": {"response_mutations": mutations}},
+            },
+            "xds_matcher": {
+                "matcher_list": {
+                    "matchers": [{"predicate": {"not_matcher": has_no_message}, "on_match": {"action": _SKIP}}]
+                }
+            },
+        },
+    }
+    return of_trailers, of_headers
+
+
+def _of_endpoint(key: str) -> str:
+    """What stands in the metadata of the endpoint that a call goes to; nothing is sent where it has none."""
+    return f'%UPSTREAM_METADATA(["{_TOLD}", "{key}"])%'
+
+
+def _tell_holder() -> Json:
+    """Whom a call that is held is for, and that it has passed the gateway; to the holder only, no replica sees it."""
+    header = {"header": {"key": HELD, "value": _of_endpoint("held")}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    return {
+        "name": "tell-holder",
+        "typed_config": {
+            "@type": TYPE + "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+            "mutations": {"request_mutations": [{"append": header}]},
+        },
+    }
+
+
+_SKIP: Json = {
+    "name": "skip",
+    "typed_config": {"@type": TYPE + "envoy.extensions.filters.common.matcher.action.v3.SkipFilter"},
+}
+_CODEC: Json = {
+    "name": "envoy.filters.http.upstream_codec",
+    "typed_config": {"@type": TYPE + "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"},
+}

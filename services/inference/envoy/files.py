@@ -9,7 +9,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from services.inference.envoy.clusters import TYPE, Json, cluster_files, collector_cluster, file_source
-from services.inference.envoy.listener import DESCRIPTORS, certificate, listener, route_table
+from services.inference.envoy.listener import DESCRIPTORS, certificate, discovered_filters, listener, route_table
+from services.inference.envoy.rejections import versioned
 from services.inference.envoy.routes import Gateway, Routes
 
 _ADDITION = ("cds.json", "rds.json", "lds.json", "bootstrap.json")
@@ -23,11 +24,13 @@ def render(gateway: Gateway, routes: Routes) -> dict[str, bytes]:
         "sds.json": {"resources": [certificate(gateway)]},
         "lds.json": {"resources": [listener(gateway)]},
         "rds.json": {"resources": [route_table(gateway, routes)]},
+        **discovered_filters(gateway, routes),
         **cluster_files(gateway, routes),
     }
     for resource in documents["cds.json"]["resources"]:
         resource["@type"] = TYPE + "envoy.config.cluster.v3.Cluster"
-    files = {path: json.dumps(document, indent=1, sort_keys=True).encode() for path, document in documents.items()}
+    told = {path: each if path == "bootstrap.json" else versioned(each) for path, each in documents.items()}
+    files = {path: json.dumps(document, indent=1, sort_keys=True).encode() for path, document in told.items()}
     return {DESCRIPTORS: _descriptors(), **files}
 
 
@@ -59,6 +62,8 @@ def command(envoy: Path, gateway: Gateway, *, concurrency: int = 2) -> list[str]
         str(concurrency),
         "--drain-time-s",
         str(gateway.drain_s),
+        "--file-flush-interval-msec",
+        "1000",
         "--log-level",
         "warning",
     ]
@@ -66,6 +71,8 @@ def command(envoy: Path, gateway: Gateway, *, concurrency: int = 2) -> list[str]
 
 def _bootstrap(gateway: Gateway) -> Json:
     bootstrap: Json = {
+        # Histograms are merged when somebody asks: who watches a rollout sees the last second, not the last interval.
+        "stats_flush_on_admin": True,
         "node": {"id": "gateway", "cluster": "lepton"},
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": gateway.admin_port}}},
         "overload_manager": {"resource_monitors": [_connection_limit(gateway.max_connections)]},
@@ -100,7 +107,9 @@ def _replace(path: Path, content: bytes) -> bool:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("wb") as file:
+    # Nobody else reads them: they hold the key by which the holder of calls knows its gateway.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -1,10 +1,25 @@
-"""Owns what happens to one call at the gateway's door: TLS, token, model name, permission, route, access log, trace."""
+"""Owns what happens to one call at the gateway's door: TLS, token, model name, permission, limits, access log, trace.
 
-from importlib import resources
+The filters that change as the policy and the deployments do are discovered (`ecds/`), each from a file of its own: a
+listener that changes drains its connections, a filter does not.
+"""
+
 from typing import Any
 
-from services.inference.envoy.clusters import COLLECTOR, TYPE, Json, any_replica_action, file_source, route_action
-from services.inference.envoy.routes import Gateway, Routes
+from services.inference.envoy.clusters import (
+    COLLECTOR,
+    HELD,
+    TYPE,
+    Json,
+    any_replica_action,
+    file_source,
+    route_action,
+)
+from services.inference.envoy.fast_path import MODEL, fast_path, filter_state, spelled, spelling
+from services.inference.envoy.limits import limited_models, limits
+from services.inference.envoy.policy import policy_source
+from services.inference.envoy.refusals import local_replies
+from services.inference.envoy.routes import Gateway, Route, Routes
 
 _FILTERS = TYPE + "envoy.extensions.filters.http."
 _SERVICE = "inference.GRPCInferenceService"
@@ -17,6 +32,12 @@ _MODEL_FIELD = {
     "ModelStatistics": "name",
 }
 DESCRIPTORS = "inference.binpb"
+_MATCHED = TYPE + "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
+_DISCOVERED = {
+    "authn": _FILTERS + "jwt_authn.v3.JwtAuthentication",
+    "policy": _MATCHED,
+    "limits": _FILTERS + "local_ratelimit.v3.LocalRateLimit",
+}
 CERTIFICATE = "gateway-certificate"
 
 
@@ -55,23 +76,24 @@ def certificate(gateway: Gateway) -> Json:
 
 def route_table(gateway: Gateway, routes: Routes) -> Json:
     """Routes are looked up by one header in a map, so a call costs the same with one model and with ten thousand."""
-    found: dict[str, Json] = {"*": _route(any_replica_action(), model="")}
+    found: dict[str, Json] = {"*": {"action": _route(any_replica_action(), model="")}}
     for route in routes.routes:
-        found[route.model] = _route(route_action(route, streaming=False), model=route.model)
-        found[f"{route.model}/stream"] = _route(route_action(route, streaming=True), model=route.model)
+        found[route.model] = _of_model(route, streaming=False)
+        found[f"{route.model}/stream"] = _of_model(route, streaming=True)
+    plain = {spelled(route.model): _of_model(route, streaming=False, by_header=False) for route in routes.routes}
+    # There is no such cluster. It is a route all the same: only a route has a limit of what may be buffered.
+    unserved = {"action": _route({"cluster": "unserved"}, model="")}
+    unrouted: Json = unserved
+    if plain:
+        tree = {"input": filter_state(MODEL), "exact_match_map": {"map": plain}}
+        unrouted = {"matcher": {"matcher_tree": tree, "on_no_match": unserved}}
     by_model: Json = {
         "matcher_tree": {
-            "input": {
-                "name": "model",
-                "typed_config": {
-                    "@type": TYPE + "envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
-                    "header_name": "x-lepton-route",
-                },
-            },
-            "exact_match_map": {"map": {name: {"action": found[name]} for name in sorted(found)}},
+            "input": _header("x-lepton-route"),
+            "exact_match_map": {"map": {name: found[name] for name in sorted(found)}},
         },
-        # What a call has before its first message was read; the policy lets nothing go on with it.
-        "on_no_match": {"action": _route({"cluster": "unrouted"}, model="")},
+        # What the policy let pass without a word about the route.
+        "on_no_match": unrouted,
     }
     table = {
         "name": "models",
@@ -88,13 +110,39 @@ def route_table(gateway: Gateway, routes: Routes) -> Json:
     }
 
 
-def _route(action: Json, *, model: str) -> Json:
+def _of_model(route: Route, *, streaming: bool, by_header: bool = True) -> Json:
+    """By the revision that the call names, else by the weights."""
+    about = {"model": route.model, "above": route.above}
+    by_weight = {"action": _route(route_action(route, streaming=streaming), **about)}
+    if not route.targets or not by_header:
+        return by_weight
+    named = {
+        str(target.revision): {
+            "action": _route(
+                route_action(route, streaming=streaming, only=target.revision), revision=str(target.revision), **about
+            )
+        }
+        for target in route.targets
+    }
+    tree = {"input": _header("lepton-revision"), "exact_match_map": {"map": named}}
+    return {"matcher": {"matcher_tree": tree, "on_no_match": by_weight}}
+
+
+def _header(name: str) -> Json:
+    return {
+        "name": name,
+        "typed_config": {"@type": TYPE + "envoy.type.matcher.v3.HttpRequestHeaderMatchInput", "header_name": name},
+    }
+
+
+def _route(action: Json, **about: str) -> Json:
+    """A route, and what the policy is told about it."""
     return {
         "name": "route",
         "typed_config": {
             "@type": TYPE + "envoy.config.route.v3.Route",
             "match": {"prefix": "/"},
-            "metadata": {"filter_metadata": {"envoy.filters.http.lua": {"model": model}}},
+            "metadata": {"filter_metadata": {"envoy.filters.http.lua": about}},
             "route": action,
         },
     }
@@ -119,6 +167,21 @@ def _connection_manager(gateway: Gateway) -> Json:
         "stat_prefix": "gateway",
         "codec_type": "HTTP2",
         "server_name": "lepton-gateway",
+        # Before any route is looked up: a caller's own word about its route counts nowhere, nor do the headers that
+        # Envoy takes timeouts and retries from, whoever sends them.
+        "early_header_mutation_extensions": [
+            {
+                "name": "envoy.http.early_header_mutation.header_mutation",
+                "typed_config": {
+                    "@type": TYPE + "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+                    "mutations": [
+                        {"remove": "x-lepton-route"},
+                        {"remove": HELD},
+                        {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
+                    ],
+                },
+            }
+        ],
         "use_remote_address": True,
         "request_headers_timeout": "10s",
         "stream_idle_timeout": "900s",
@@ -130,8 +193,16 @@ def _connection_manager(gateway: Gateway) -> Json:
             "connection_keepalive": {"interval": "60s", "timeout": "20s"},
         },
         "rds": {"route_config_name": "models", "config_source": file_source(gateway.directory / "rds.json")},
-        "http_filters": [_token_check(gateway), _model_name(gateway), _policy(), _filter("router", "router.v3.Router")],
+        "http_filters": [
+            _discovered(gateway, "authn"),
+            _model_name(gateway),
+            _filter("set_filter_state", "set_filter_state.v3.Config", **spelling()),
+            _discovered(gateway, "policy"),
+            _discovered(gateway, "limits"),
+            _filter("router", "router.v3.Router"),
+        ],
         "access_log": [_access_log(gateway)],
+        "local_reply_config": local_replies(),
     }
     if gateway.collector is not None:
         manager["tracing"] = _tracing(gateway.sampling)
@@ -143,6 +214,46 @@ def _connection_manager(gateway: Gateway) -> Json:
             }
         }
     return manager
+
+
+def discovered_filters(gateway: Gateway, routes: Routes) -> dict[str, Json]:
+    """The files of the filters that change without the listener."""
+    settings = {
+        "authn": _token_check(gateway),
+        "policy": _policy(gateway, routes),
+        "limits": limits(routes),
+    }
+    return {
+        f"ecds/{name}.json": {
+            "resources": [
+                {
+                    "@type": TYPE + "envoy.config.core.v3.TypedExtensionConfig",
+                    "name": name,
+                    "typed_config": {"@type": _DISCOVERED[name], **settings[name]},
+                }
+            ]
+        }
+        for name in _DISCOVERED
+    }
+
+
+def _discovered(gateway: Gateway, name: str) -> Json:
+    return {
+        "name": name,
+        "config_discovery": {
+            "config_source": file_source(gateway.directory / "ecds" / f"{name}.json"),
+            "type_urls": [_DISCOVERED[name]],
+        },
+    }
+
+
+def _policy(gateway: Gateway, routes: Routes) -> Json:
+    """The script that decides, and the matcher that knows for whom it need not run."""
+    source = {"inline_string": policy_source(gateway.tokens.calls)}
+    return {
+        "extension_config": _filter("lua", "lua.v3.Lua", default_source_code=source),
+        "xds_matcher": fast_path(gateway.tokens.calls, limited_models(routes)),
+    }
 
 
 def _token_check(gateway: Gateway) -> Json:
@@ -157,7 +268,7 @@ def _token_check(gateway: Gateway) -> Json:
         "jwt_cache_config": {"jwt_cache_size": 4096, "jwt_max_token_size": 4096},
     }
     rule = {"match": {"prefix": "/"}, "requires": {"provider_name": "lepton"}}
-    return _filter("jwt_authn", "jwt_authn.v3.JwtAuthentication", providers={"lepton": provider}, rules=[rule])
+    return {"providers": {"lepton": provider}, "rules": [rule]}
 
 
 def _model_name(gateway: Gateway) -> Json:
@@ -169,11 +280,6 @@ def _model_name(gateway: Gateway) -> Json:
             f"{_SERVICE}.{method}": {"request_field_extractions": {field: {}}} for method, field in _MODEL_FIELD.items()
         },
     )
-
-
-def _policy() -> Json:
-    script = resources.files(__package__).joinpath("policy.lua").read_text()
-    return _filter("lua", "lua.v3.Lua", default_source_code={"inline_string": script})
 
 
 def _access_log(gateway: Gateway) -> Json:
@@ -188,6 +294,7 @@ def _access_log(gateway: Gateway) -> Json:
         "request_bytes": "%BYTES_RECEIVED%",
         "response_bytes": "%BYTES_SENT%",
         "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        "cluster": "%UPSTREAM_CLUSTER%",
         "replica": "%UPSTREAM_HOST%",
         "flags": "%RESPONSE_FLAGS%",
         "detail": "%RESPONSE_CODE_DETAILS%",

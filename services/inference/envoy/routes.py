@@ -1,11 +1,15 @@
 """Owns the values that the gateway's configuration is rendered from: what is served where, and who may call it."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from services.inference.envoy.access import CallRules
 
 _ID = r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _MODEL = re.compile(rf"({_ID})\.{_ID}")
+_METADATA_KEY = re.compile(r"lepton-[a-z0-9-]{1,48}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -14,6 +18,8 @@ class Endpoint:
 
     host: str
     port: int
+    engine: str = field(default="", compare=False)
+    """What runs the model there, as its answers tell (`lepton-engine`); empty = nobody knows."""
 
     @classmethod
     def parse(cls, text: str) -> "Endpoint":
@@ -24,25 +30,101 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """One served model: the name that clients put into their requests, and its ready replicas.
+class Target:
+    """One revision of a deployment, as the gateway sees it."""
 
-    The name is `<project>.<deployment id>`: the gateway permits a call when the token's projects hold the part before
-    the dot, so a caller of another tenant cannot learn whether a model exists.
+    revision: int
+    endpoints: tuple[Endpoint, ...]
+    weight: int = 100
+    """Its part of the sum of the route's weights; 0 = it answers only calls that name it in `lepton-revision`."""
+    lineage: tuple[tuple[str, str], ...] = ()
+    """Trailing metadata of its answers, for example `("lepton-model-version", "sha256:...")`."""
+
+    def __post_init__(self) -> None:
+        if self.revision < 1:
+            raise ValueError(f"a revision is a number from 1, not {self.revision}")
+        if not 0 <= self.weight <= 1_000_000:
+            raise ValueError(f"the weight of revision {self.revision} must be 0 to 1000000, not {self.weight}")
+        for key, value in self.lineage:
+            if not _METADATA_KEY.fullmatch(key) or not value.isascii() or not value.isprintable():
+                raise ValueError(f"lineage is lepton-...: printable ASCII, not {key!r}: {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow:
+    """Copies of unary calls go to this revision too; Envoy drops its answers."""
+
+    revision: int
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"the share of a shadow is 0 to 1, not {self.share}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteLimits:
+    """What one deployment's callers may ask of it; 0 = no limit of its own."""
+
+    max_deadline_s: float = 0.0
+    """A unary call ends by then, whatever deadline it brings."""
+    requests_per_s: float = 0.0
+    """Of all callers together."""
+    requests_per_s_per_caller: float = 0.0
+    """Of each principal."""
+    burst_s: float = 1.0
+    """So many seconds' worth may come at once."""
+    max_in_flight: int = 0
+    """Calls at one revision at once; more are refused with RESOURCE_EXHAUSTED."""
+    max_stream_s: float = 3600.0
+    """A stream ends by then, so that a permission taken back does not outlive it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One served model: the name that clients put into their requests, and the revisions that answer it.
+
+    The name is `<project>.<deployment id>`: the gateway permits a call by that name before it looks whether the model
+    exists, so a caller of another tenant cannot learn that.
     """
 
     model: str
-    endpoints: tuple[Endpoint, ...]
+    targets: tuple[Target, ...]
+    shadow: Shadow | None = None
+    holder: Endpoint | None = None
+    """Who gets calls while no replica can: it holds them until one is there."""
     default_timeout_s: float = 60.0
     """Deadline of a unary call that brings none; a call's own `grpc-timeout` is used as it is."""
+    limits: RouteLimits = RouteLimits()
+    above: str = ""
+    """The model whose version is served, `projects/{p}/models/{m}`: a role on it counts as one on the deployment."""
 
     def __post_init__(self) -> None:
         if not _MODEL.fullmatch(self.model):
             raise ValueError(f"a served model is named <project>.<deployment id>, not {self.model!r}")
+        revisions = [target.revision for target in self.targets]
+        if len(revisions) != len(set(revisions)):
+            raise ValueError(f"{self.model} has two targets of one revision")
+        if self.shadow is not None and self.shadow.revision not in revisions:
+            raise ValueError(f"the shadow of {self.model} is not a target; add revision {self.shadow.revision}")
 
     @property
     def project(self) -> str:
+        """The tenant whose model it is."""
         return self.model.partition(".")[0]
+
+    def cluster(self, revision: int) -> str:
+        """The name of a revision's cluster."""
+        return cluster_name(self.model, revision)
+
+    def shares(self) -> tuple[tuple[Target, int], ...]:
+        """Who gets calls that name no revision, and its weight.
+
+        One without replicas gets none as long as another has some; when none has, the holder answers for all.
+        """
+        weighted = [target for target in self.targets if target.weight]
+        alive = [target for target in weighted if target.endpoints] or weighted
+        return tuple((target, target.weight) for target in alive)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +140,22 @@ class Routes:
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Every replica once, in a stable order."""
-        return tuple(sorted({endpoint for route in self.routes for endpoint in route.endpoints}))
+        return tuple(sorted({each for _, target in self.targets() for each in target.endpoints}))
+
+    def targets(self) -> Iterator[tuple[Route, Target]]:
+        """Every revision with its route."""
+        return ((route, target) for route in self.routes for target in route.targets)
+
+
+def cluster_name(model: str, revision: int) -> str:
+    """Envoy's name for one revision of a model."""
+    return f"{model}@r{revision}"
+
+
+def of_cluster(name: str) -> tuple[str, int] | None:
+    """The model and revision of a cluster's name; None for clusters that are none."""
+    model, separator, revision = name.rpartition("@r")
+    return (model, int(revision)) if separator and revision.isdigit() else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +165,8 @@ class TokenRules:
     issuer: str
     audience: str
     jwks: str
+    calls: CallRules = field(default_factory=CallRules)
+    """What those who hold such tokens may call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +191,8 @@ class Gateway:
     max_connections: int = 10_000
     """Connections from outside that are held at once; more are closed as they come."""
     drain_s: int = 10
+    holder_key: str = ""
+    """Proves to the holder of calls that they have come through this gateway; a secret of the service's process."""
 
     @property
     def access_log(self) -> Path:

@@ -1,4 +1,7 @@
-"""Surplus: what is left when all that wait are served goes where it brings the most, if that is worth the stop."""
+"""Surplus: what is left when all that wait are served goes where it brings the most, if that is worth the stop.
+
+Replicas come first: where nothing is left for those that a deployment asks for, gangs give up theirs.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,12 +14,15 @@ from services.scheduler.planner.ask import Spot, Want
 from services.scheduler.planner.avoidance import place
 from services.scheduler.planner.books import Books, ask_of, running
 from services.scheduler.planner.decision import Revocation
-from services.scheduler.planner.evicting import LIFETIME_S
+from services.scheduler.planner.evicting import LIFETIME_S, shrink
 from services.scheduler.planner.placing import as_granted, counts_of, numbered, placement_of
+from services.scheduler.planner.preemption import Claim, Eviction, Preemption
 from services.scheduler.planner.quota import Fit, project_of
 from services.scheduler.planner.reservations import loads_of, reservation_for
 from services.scheduler.planner.throughput import Throughput
+from services.scheduler.planner.use import use_of
 from services.scheduler.planner.verdict import CHECKPOINT_GRACE_S, RESIZED
+from services.scheduler.planner.victims import Tier
 from services.scheduler.snapshot import Assignment, Group, Kind, Slice, State, Workload
 
 HORIZON_S: Final = 3600.0  # a gain counts for so long, or until the expected end
@@ -46,6 +52,7 @@ class Elastic:
     def __init__(self, books: Books, blocked_pools: Iterable[str]) -> None:
         self._books = books
         self._blocked = frozenset(blocked_pools)
+        self._preemption = Preemption(books)
 
     def grow(self, admitted: Sequence[Workload]) -> None:
         """Those that begin now grow at no cost, then independent slices, then gangs that have to stop for it."""
@@ -58,6 +65,8 @@ class Elastic:
         self._share_out(independent)
         for each in independent:
             self._add(each)
+        for each in sorted((each for each in independent if each.workload.kind is Kind.SERVING), key=_order):
+            self._make_room(each)
         for each in sorted((each for each in growing if each.workload.kind is Kind.TRAINING), key=_order):
             self._resize(each)
 
@@ -149,6 +158,51 @@ class Elastic:
             workload, candidate.pool, candidate.added, self._books.snapshot, before.slices, before
         )
         verdict.slices, verdict.state = verdict.placement.slices, State.ASSIGNED
+
+    def _make_room(self, candidate: _Candidate) -> None:
+        """Replicas are asked for because there is load: gangs that are not before them give up surplus for them.
+
+        Nothing is reserved for the replicas: whoever waits comes before them, and they before any gang that would grow.
+        """
+        books, workload, pool = self._books, candidate.workload, candidate.pool
+        if candidate.added or not books.is_settled(workload.name):
+            return
+        if books.stopping(pool) or any(self._reserved_pool(name) == pool for name in books.reserved.names()):
+            return  # room is being made already
+        missing = {group.name: group.max_count - candidate.counts.get(group.name, 0) for group in workload.groups}
+        count = max(missing.values())
+        while count > 0:
+            counts = {name: min(count, each) for name, each in missing.items()}
+            wants = [Want(group=one, least=counts[one.name], most=counts[one.name]) for one in workload.groups]
+            claim = Claim(
+                workload=workload,
+                queue=books.quotas.queue_of(workload.name),
+                project=project_of(workload.name),
+                ask=ask_of(workload, pool, [each for each in wants if each.least], dict.fromkeys(candidate.nodes)),
+                use=use_of(workload, pool, counts),
+            )
+            eviction = self._preemption.find(claim, tiers=(Tier.SURPLUS,))
+            if eviction is not None:
+                self._take_surplus(workload, eviction)
+                return
+            books.wake(self._preemption.wake_at(claim))
+            count //= 2
+
+    def _reserved_pool(self, name: str) -> str:
+        reservation = self._books.reserved.get(name)
+        return reservation.pool if reservation is not None else ""
+
+    def _take_surplus(self, claimant: Workload, eviction: Eviction) -> None:
+        gone: dict[str, set[int]] = {}
+        holders = {unit.holder.name: unit.holder for unit in eviction.units}
+        for unit in eviction.units:
+            gone.setdefault(unit.holder.name, set()).update(each.index for each in unit.slices)
+        for name in sorted(gone):
+            left = [each for each in holders[name].slices if each.index not in gone[name]]
+            shrink(self._books, claimant, holders[name], left)
+            reservation = self._books.verdict(holders[name].workload).reservation
+            assert reservation is not None
+            self._books.wake(reservation.expires_at)
 
     def _resize(self, candidate: _Candidate) -> None:
         """A gang stops at a checkpoint and goes on larger, on places that are kept for it, if that is worth it."""

@@ -70,20 +70,27 @@ def _stop(books: Books, claimant: Workload, holder: Holder, gone: dict[int, Slic
         verdict.granted = ()
         verdict.revoke.append(_revocation(holder, PREEMPTED))
     elif is_gang:
-        verdict.message = f"it goes on with {len(left)} slices, to make room for {claimant.name}"
-        verdict.granted = as_granted(counts_of(left))
-        verdict.revoke.append(_revocation(holder, RESIZED))
-        verdict.reservation = reservation_for(
-            victim, assignment.pool, left, [(victim.name, assignment.generation)], books.now + LIFETIME_S
-        )
-        demands = {group: ran.demand for group, ran in assignment.groups.items()}
-        books.reserved.add(verdict.reservation, loads_of(left, demands))
+        shrink(books, claimant, holder, left)
     else:
         verdict.state = State.ASSIGNED
         verdict.message = f"{len(gone)} of its slices make room for {claimant.name}"
         verdict.revoke.append(_revocation(holder, RESIZED))
         verdict.placement = placement_of(victim, assignment.pool, (), books.snapshot, left, assignment)
         verdict.slices = verdict.placement.slices
+
+
+def shrink(books: Books, claimant: Workload, holder: Holder, left: Sequence[Slice]) -> None:
+    """Draft that a gang stops at a checkpoint and goes on with what is left, on places that are kept for it."""
+    victim, assignment = holder.workload, holder.assignment
+    verdict = books.verdict(victim)
+    verdict.message = f"it goes on with {len(left)} slices, to make room for {claimant.name}"
+    verdict.granted = as_granted(counts_of(left))
+    verdict.revoke.append(_revocation(holder, RESIZED))
+    verdict.reservation = reservation_for(
+        victim, assignment.pool, left, [(victim.name, assignment.generation)], books.now + LIFETIME_S
+    )
+    demands = {group: ran.demand for group, ran in assignment.groups.items()}
+    books.reserved.add(verdict.reservation, loads_of(left, demands))
 
 
 def _is_enough(workload: Workload, slices: Sequence[Slice]) -> bool:

@@ -1,6 +1,6 @@
 """Making room: the cheapest others whose end lets a workload in, found by trying it out before anything is stopped."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,8 +59,8 @@ class Preemption:
         self._books = books
         self._holders = Holders(books)
 
-    def find(self, claim: Claim) -> Eviction | None:
-        """The cheapest eviction that is allowed, or None."""
+    def find(self, claim: Claim, tiers: Collection[Tier] = frozenset(Tier)) -> Eviction | None:
+        """The cheapest eviction that is allowed, of what is in these tiers; or None."""
         queue = self._books.queue(claim.workload)
         may_reclaim = queue is not None and not self._books.quotas.is_borrowing(claim.queue, claim.use)
         if not self._holders.may_be_any(claim.workload, queue.name if queue else "", may_reclaim=may_reclaim):
@@ -69,6 +69,7 @@ class Preemption:
         # Quota may come back from wherever it is used; room only from where it is.
         holders = self._holders.everywhere() if is_short else self._holders.of(claim.ask.pool)
         found = units(claim.workload, queue, holders, self._books.now, may_reclaim=may_reclaim)
+        found = [each for each in found if each.tier in tiers]
         if not found:
             return None
         self.has_victims = True

@@ -9,6 +9,11 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from lepton.inference.v1 import autoscaling_pb2 as _autoscaling_pb2
+from lepton.inference.v1 import call_limits_pb2 as _call_limits_pb2
+from lepton.inference.v1 import pipeline_pb2 as _pipeline_pb2
+from lepton.inference.v1 import rollout_pb2 as _rollout_pb2
+from lepton.inference.v1 import serving_options_pb2 as _serving_options_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -41,7 +46,7 @@ class Deployment(_message.Message):
         READY: Deployment._State.ValueType  # 3
         """Every replica answers golden inference and gets requests."""
         DEGRADED: Deployment._State.ValueType  # 4
-        """Some replicas answer; those get requests."""
+        """Some replicas answer and get requests; or none gets any, because its version is quarantined: `message` says so."""
         FAILED: Deployment._State.ValueType  # 5
         """It cannot be served; `message` says why."""
         DELETING: Deployment._State.ValueType  # 6
@@ -59,7 +64,7 @@ class Deployment(_message.Message):
     READY: Deployment.State.ValueType  # 3
     """Every replica answers golden inference and gets requests."""
     DEGRADED: Deployment.State.ValueType  # 4
-    """Some replicas answer; those get requests."""
+    """Some replicas answer and get requests; or none gets any, because its version is quarantined: `message` says so."""
     FAILED: Deployment.State.ValueType  # 5
     """It cannot be served; `message` says why."""
     DELETING: Deployment.State.ValueType  # 6
@@ -89,6 +94,16 @@ class Deployment(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
     MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    REVISION_HISTORY_LIMIT_FIELD_NUMBER: _builtins.int
+    LATEST_REVISION_FIELD_NUMBER: _builtins.int
+    AUTOSCALING_FIELD_NUMBER: _builtins.int
+    SCALING_FIELD_NUMBER: _builtins.int
+    PIPELINE_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/deployments/{deployment}`."""
     uid: _builtins.str
@@ -127,6 +142,12 @@ class Deployment(_message.Message):
     """The scheduler's queue (`queues/{queue}`) it waits in; empty = that of its project, else `queues/default`."""
     min_replicas: _builtins.int
     """The fewest replicas that are any use: it is trimmed to them before others have to wait; 0 = `replicas`."""
+    revision: _builtins.int
+    """The number of the revision (`projects/{project}/deployments/{deployment}/revisions/{number}`) that its fields say now."""
+    revision_history_limit: _builtins.int
+    """How many revisions that have no replicas any more are kept; 0 = 10."""
+    latest_revision: _builtins.int
+    """The highest revision number given out."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The pools it may run in (`pools/{pool}`), most preferred first; empty = any."""
@@ -146,6 +167,36 @@ class Deployment(_message.Message):
     @_builtins.property
     def ready_time(self) -> _timestamp_pb2.Timestamp:
         """When all its replicas first answered."""
+
+    @_builtins.property
+    def serving(self) -> _serving_options_pb2.ServingOptions:
+        """How its model is run; may be changed, which makes a new revision."""
+
+    @_builtins.property
+    def strategy(self) -> _rollout_pb2.Strategy:
+        """How it goes over to a new revision; not set = rolling, without a gate."""
+
+    @_builtins.property
+    def rollout(self) -> _rollout_pb2.RolloutStatus:
+        """Where its newest rollout stands."""
+
+    @_builtins.property
+    def autoscaling(self) -> _autoscaling_pb2.Autoscaling:
+        """How the number of replicas follows the load; not set = `replicas`, always. Where it is set, `replicas` are what it begins with."""
+
+    @_builtins.property
+    def scaling(self) -> _autoscaling_pb2.Scaling:
+        """How many replicas there should be, and why; where `autoscaling` is set."""
+
+    @_builtins.property
+    def pipeline(self) -> _pipeline_pb2.Pipeline:
+        """What happens to a request before, between and after models; may be changed, which makes a new revision. Empty: the
+        model alone.
+        """
+
+    @_builtins.property
+    def limits(self) -> _call_limits_pb2.CallLimits:
+        """How much its callers may ask of it; may be changed at any time."""
 
     def __init__(
         self,
@@ -174,10 +225,20 @@ class Deployment(_message.Message):
         etag: _builtins.str = ...,
         queue: _builtins.str = ...,
         min_replicas: _builtins.int = ...,
+        serving: _serving_options_pb2.ServingOptions | None = ...,
+        strategy: _rollout_pb2.Strategy | None = ...,
+        rollout: _rollout_pb2.RolloutStatus | None = ...,
+        revision: _builtins.int = ...,
+        revision_history_limit: _builtins.int = ...,
+        latest_revision: _builtins.int = ...,
+        autoscaling: _autoscaling_pb2.Autoscaling | None = ...,
+        scaling: _autoscaling_pb2.Scaling | None = ...,
+        pipeline: _pipeline_pb2.Pipeline | None = ...,
+        limits: _call_limits_pb2.CallLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "ready_time", b"ready_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "create_time", b"create_time", "limits", b"limits", "pipeline", b"pipeline", "ready_time", b"ready_time", "rollout", b"rollout", "scaling", b"scaling", "serving", b"serving", "strategy", b"strategy", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "gateway", b"gateway", "memory_bytes", b"memory_bytes", "message", b"message", "min_replicas", b"min_replicas", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "pools", b"pools", "priority", b"priority", "queue", b"queue", "ready_replicas", b"ready_replicas", "ready_time", b"ready_time", "replica_states", b"replica_states", "replicas", b"replicas", "repository", b"repository", "state", b"state", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "cpu_milli", b"cpu_milli", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "gateway", b"gateway", "latest_revision", b"latest_revision", "limits", b"limits", "memory_bytes", b"memory_bytes", "message", b"message", "min_replicas", b"min_replicas", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "pipeline", b"pipeline", "pools", b"pools", "priority", b"priority", "queue", b"queue", "ready_replicas", b"ready_replicas", "ready_time", b"ready_time", "replica_states", b"replica_states", "replicas", b"replicas", "repository", b"repository", "revision", b"revision", "revision_history_limit", b"revision_history_limit", "rollout", b"rollout", "scaling", b"scaling", "serving", b"serving", "state", b"state", "strategy", b"strategy", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -193,6 +254,7 @@ class Replica(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     IS_READY_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Its index."""
     node: _builtins.str
@@ -201,6 +263,8 @@ class Replica(_message.Message):
     """Whether it answers golden inference."""
     message: _builtins.str
     """Its state in words."""
+    revision: _builtins.int
+    """The revision it serves."""
     def __init__(
         self,
         *,
@@ -208,10 +272,11 @@ class Replica(_message.Message):
         node: _builtins.str = ...,
         is_ready: _builtins.bool = ...,
         message: _builtins.str = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "is_ready", b"is_ready", "message", b"message", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "is_ready", b"is_ready", "message", b"message", "node", b"node", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,8 @@ from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from lepton.inference.v1 import deployment_pb2 as lepton_dot_inference_dot_v1_dot_deployment__pb2
 from lepton.inference.v1 import inference_service_pb2 as lepton_dot_inference_dot_v1_dot_inference__service__pb2
 from lepton.inference.v1 import model_pb2 as lepton_dot_inference_dot_v1_dot_model__pb2
+from lepton.inference.v1 import registry_pb2 as lepton_dot_inference_dot_v1_dot_registry__pb2
+from lepton.inference.v1 import revision_pb2 as lepton_dot_inference_dot_v1_dot_revision__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -78,6 +80,46 @@ class InferenceServiceStub:
                 request_serializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.ListModelVersionsRequest.SerializeToString,
                 response_deserializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.ListModelVersionsResponse.FromString,
                 _registered_method=True)
+        self.UpdateModel = channel.unary_unary(
+                '/lepton.inference.v1.InferenceService/UpdateModel',
+                request_serializer=lepton_dot_inference_dot_v1_dot_registry__pb2.UpdateModelRequest.SerializeToString,
+                response_deserializer=lepton_dot_inference_dot_v1_dot_model__pb2.Model.FromString,
+                _registered_method=True)
+        self.UpdateModelVersion = channel.unary_unary(
+                '/lepton.inference.v1.InferenceService/UpdateModelVersion',
+                request_serializer=lepton_dot_inference_dot_v1_dot_registry__pb2.UpdateModelVersionRequest.SerializeToString,
+                response_deserializer=lepton_dot_inference_dot_v1_dot_model__pb2.ModelVersion.FromString,
+                _registered_method=True)
+        self.TransitionModelVersionStage = channel.unary_unary(
+                '/lepton.inference.v1.InferenceService/TransitionModelVersionStage',
+                request_serializer=lepton_dot_inference_dot_v1_dot_registry__pb2.TransitionModelVersionStageRequest.SerializeToString,
+                response_deserializer=lepton_dot_inference_dot_v1_dot_model__pb2.ModelVersion.FromString,
+                _registered_method=True)
+        self.DeleteModelVersion = channel.unary_unary(
+                '/lepton.inference.v1.InferenceService/DeleteModelVersion',
+                request_serializer=lepton_dot_inference_dot_v1_dot_registry__pb2.DeleteModelVersionRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.GetModelLineage = channel.unary_unary(
+                '/lepton.inference.v1.InferenceService/GetModelLineage',
+                request_serializer=lepton_dot_inference_dot_v1_dot_registry__pb2.GetModelLineageRequest.SerializeToString,
+                response_deserializer=lepton_dot_inference_dot_v1_dot_registry__pb2.ModelLineage.FromString,
+                _registered_method=True)
+        self.AnalyzeTaint = channel.unary_unary(
+                '/lepton.inference.v1.InferenceService/AnalyzeTaint',
+                request_serializer=lepton_dot_inference_dot_v1_dot_registry__pb2.AnalyzeTaintRequest.SerializeToString,
+                response_deserializer=lepton_dot_inference_dot_v1_dot_registry__pb2.Taint.FromString,
+                _registered_method=True)
+        self.QuarantineModels = channel.unary_unary(
+                '/lepton.inference.v1.InferenceService/QuarantineModels',
+                request_serializer=lepton_dot_inference_dot_v1_dot_registry__pb2.QuarantineModelsRequest.SerializeToString,
+                response_deserializer=lepton_dot_inference_dot_v1_dot_registry__pb2.Taint.FromString,
+                _registered_method=True)
+        self.ReleaseModels = channel.unary_unary(
+                '/lepton.inference.v1.InferenceService/ReleaseModels',
+                request_serializer=lepton_dot_inference_dot_v1_dot_registry__pb2.ReleaseModelsRequest.SerializeToString,
+                response_deserializer=lepton_dot_inference_dot_v1_dot_registry__pb2.Taint.FromString,
+                _registered_method=True)
         self.CreateDeployment = channel.unary_unary(
                 '/lepton.inference.v1.InferenceService/CreateDeployment',
                 request_serializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.CreateDeploymentRequest.SerializeToString,
@@ -101,6 +143,41 @@ class InferenceServiceStub:
         self.UpdateDeployment = channel.unary_unary(
                 '/lepton.inference.v1.InferenceService/UpdateDeployment',
                 request_serializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.UpdateDeploymentRequest.SerializeToString,
+                response_deserializer=lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+                _registered_method=True)
+        self.GetDeploymentRevision = channel.unary_unary(
+                '/lepton.inference.v1.InferenceService/GetDeploymentRevision',
+                request_serializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.GetDeploymentRevisionRequest.SerializeToString,
+                response_deserializer=lepton_dot_inference_dot_v1_dot_revision__pb2.DeploymentRevision.FromString,
+                _registered_method=True)
+        self.ListDeploymentRevisions = channel.unary_unary(
+                '/lepton.inference.v1.InferenceService/ListDeploymentRevisions',
+                request_serializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.ListDeploymentRevisionsRequest.SerializeToString,
+                response_deserializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.ListDeploymentRevisionsResponse.FromString,
+                _registered_method=True)
+        self.PauseDeploymentRollout = channel.unary_unary(
+                '/lepton.inference.v1.InferenceService/PauseDeploymentRollout',
+                request_serializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.PauseDeploymentRolloutRequest.SerializeToString,
+                response_deserializer=lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+                _registered_method=True)
+        self.ResumeDeploymentRollout = channel.unary_unary(
+                '/lepton.inference.v1.InferenceService/ResumeDeploymentRollout',
+                request_serializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.ResumeDeploymentRolloutRequest.SerializeToString,
+                response_deserializer=lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+                _registered_method=True)
+        self.PromoteDeploymentRollout = channel.unary_unary(
+                '/lepton.inference.v1.InferenceService/PromoteDeploymentRollout',
+                request_serializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.PromoteDeploymentRolloutRequest.SerializeToString,
+                response_deserializer=lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+                _registered_method=True)
+        self.AbortDeploymentRollout = channel.unary_unary(
+                '/lepton.inference.v1.InferenceService/AbortDeploymentRollout',
+                request_serializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.AbortDeploymentRolloutRequest.SerializeToString,
+                response_deserializer=lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+                _registered_method=True)
+        self.UndoDeploymentRollout = channel.unary_unary(
+                '/lepton.inference.v1.InferenceService/UndoDeploymentRollout',
+                request_serializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.UndoDeploymentRolloutRequest.SerializeToString,
                 response_deserializer=lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
                 _registered_method=True)
         self.DeleteDeployment = channel.unary_unary(
@@ -129,14 +206,14 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists the models of a project.
+        """Lists the models of a project, or those that a filter (AIP-160) selects.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteModel(self, request, context):
-        """Deletes a model and its versions. Errors: FAILED_PRECONDITION (MODEL_DEPLOYED).
+        """Deletes a model and its versions. Errors: FAILED_PRECONDITION (MODEL_DEPLOYED, DELETION_PROTECTED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,7 +242,65 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModelVersions(self, request, context):
-        """Lists a model's versions, newest first.
+        """Lists a model's versions, newest first, or those that a filter (AIP-160) selects; `models/-` = of every model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateModel(self, request, context):
+        """Changes a model: `display_name`, `description`, `labels`, `tags`, `deletion_protection`.
+        Errors: ABORTED (ETAG_MISMATCH).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateModelVersion(self, request, context):
+        """Changes what is said of a version: `description`, `tags`; the version itself never changes.
+        Errors: ABORTED (ETAG_MISMATCH).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TransitionModelVersionStage(self, request, context):
+        """Moves a version to a stage. Errors: ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION (VERSION_QUARANTINED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModelVersion(self, request, context):
+        """Deletes a version; its number is not given out again. Errors: FAILED_PRECONDITION (VERSION_IN_USE, DELETION_PROTECTED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModelLineage(self, request, context):
+        """Says what a version goes back to and what goes back to it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AnalyzeTaint(self, request, context):
+        """Says which versions and deployments a dataset, job, checkpoint, bundle or version has touched.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QuarantineModels(self, request, context):
+        """Takes all that a source has touched, now and later, out of service until it is released.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseModels(self, request, context):
+        """Ends the quarantine of a source. Versions that another source has touched stay where they are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -201,7 +336,58 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateDeployment(self, request, context):
-        """Changes a deployment: `replicas` and `min_replicas`.
+        """Changes a deployment. What is changed of its template (`model_version`, `serving`, `pools`, `cpu_milli`, `memory_bytes`) makes
+        a new revision and starts a rollout to it. Errors: NOT_FOUND (the version), FAILED_PRECONDITION (DEPLOYMENT_NOT_SERVING).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDeploymentRevision(self, request, context):
+        """Reads a revision of a deployment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeploymentRevisions(self, request, context):
+        """Lists a deployment's revisions, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseDeploymentRollout(self, request, context):
+        """Stops a rollout where it is; a revision that does badly is still taken back.
+        Errors: FAILED_PRECONDITION (ROLLOUT_NOT_IN_PROGRESS).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeDeploymentRollout(self, request, context):
+        """Lets a paused rollout go on. Errors: FAILED_PRECONDITION (ROLLOUT_NOT_IN_PROGRESS).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteDeploymentRollout(self, request, context):
+        """Ends the present step of a rollout, or all of them. Errors: FAILED_PRECONDITION (ROLLOUT_NOT_IN_PROGRESS), ABORTED (ETAG_MISMATCH).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbortDeploymentRollout(self, request, context):
+        """Takes a rollout back to the revision it came from. Errors: FAILED_PRECONDITION (ROLLOUT_NOT_IN_PROGRESS).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndoDeploymentRollout(self, request, context):
+        """Gives a deployment the template of an earlier revision, and starts a rollout to it. Errors: NOT_FOUND (the revision).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -257,6 +443,46 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.ListModelVersionsRequest.FromString,
                     response_serializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.ListModelVersionsResponse.SerializeToString,
             ),
+            'UpdateModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateModel,
+                    request_deserializer=lepton_dot_inference_dot_v1_dot_registry__pb2.UpdateModelRequest.FromString,
+                    response_serializer=lepton_dot_inference_dot_v1_dot_model__pb2.Model.SerializeToString,
+            ),
+            'UpdateModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateModelVersion,
+                    request_deserializer=lepton_dot_inference_dot_v1_dot_registry__pb2.UpdateModelVersionRequest.FromString,
+                    response_serializer=lepton_dot_inference_dot_v1_dot_model__pb2.ModelVersion.SerializeToString,
+            ),
+            'TransitionModelVersionStage': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransitionModelVersionStage,
+                    request_deserializer=lepton_dot_inference_dot_v1_dot_registry__pb2.TransitionModelVersionStageRequest.FromString,
+                    response_serializer=lepton_dot_inference_dot_v1_dot_model__pb2.ModelVersion.SerializeToString,
+            ),
+            'DeleteModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModelVersion,
+                    request_deserializer=lepton_dot_inference_dot_v1_dot_registry__pb2.DeleteModelVersionRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'GetModelLineage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModelLineage,
+                    request_deserializer=lepton_dot_inference_dot_v1_dot_registry__pb2.GetModelLineageRequest.FromString,
+                    response_serializer=lepton_dot_inference_dot_v1_dot_registry__pb2.ModelLineage.SerializeToString,
+            ),
+            'AnalyzeTaint': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnalyzeTaint,
+                    request_deserializer=lepton_dot_inference_dot_v1_dot_registry__pb2.AnalyzeTaintRequest.FromString,
+                    response_serializer=lepton_dot_inference_dot_v1_dot_registry__pb2.Taint.SerializeToString,
+            ),
+            'QuarantineModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.QuarantineModels,
+                    request_deserializer=lepton_dot_inference_dot_v1_dot_registry__pb2.QuarantineModelsRequest.FromString,
+                    response_serializer=lepton_dot_inference_dot_v1_dot_registry__pb2.Taint.SerializeToString,
+            ),
+            'ReleaseModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseModels,
+                    request_deserializer=lepton_dot_inference_dot_v1_dot_registry__pb2.ReleaseModelsRequest.FromString,
+                    response_serializer=lepton_dot_inference_dot_v1_dot_registry__pb2.Taint.SerializeToString,
+            ),
             'CreateDeployment': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateDeployment,
                     request_deserializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.CreateDeploymentRequest.FromString,
@@ -280,6 +506,41 @@ def add_InferenceServiceServicer_to_server(servicer, server):
             'UpdateDeployment': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateDeployment,
                     request_deserializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.UpdateDeploymentRequest.FromString,
+                    response_serializer=lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.SerializeToString,
+            ),
+            'GetDeploymentRevision': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDeploymentRevision,
+                    request_deserializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.GetDeploymentRevisionRequest.FromString,
+                    response_serializer=lepton_dot_inference_dot_v1_dot_revision__pb2.DeploymentRevision.SerializeToString,
+            ),
+            'ListDeploymentRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeploymentRevisions,
+                    request_deserializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.ListDeploymentRevisionsRequest.FromString,
+                    response_serializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.ListDeploymentRevisionsResponse.SerializeToString,
+            ),
+            'PauseDeploymentRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseDeploymentRollout,
+                    request_deserializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.PauseDeploymentRolloutRequest.FromString,
+                    response_serializer=lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.SerializeToString,
+            ),
+            'ResumeDeploymentRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeDeploymentRollout,
+                    request_deserializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.ResumeDeploymentRolloutRequest.FromString,
+                    response_serializer=lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.SerializeToString,
+            ),
+            'PromoteDeploymentRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteDeploymentRollout,
+                    request_deserializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.PromoteDeploymentRolloutRequest.FromString,
+                    response_serializer=lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.SerializeToString,
+            ),
+            'AbortDeploymentRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbortDeploymentRollout,
+                    request_deserializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.AbortDeploymentRolloutRequest.FromString,
+                    response_serializer=lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.SerializeToString,
+            ),
+            'UndoDeploymentRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndoDeploymentRollout,
+                    request_deserializer=lepton_dot_inference_dot_v1_dot_inference__service__pb2.UndoDeploymentRolloutRequest.FromString,
                     response_serializer=lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.SerializeToString,
             ),
             'DeleteDeployment': grpc.unary_unary_rpc_method_handler(
@@ -516,6 +777,222 @@ class InferenceService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.inference.v1.InferenceService/UpdateModel',
+            lepton_dot_inference_dot_v1_dot_registry__pb2.UpdateModelRequest.SerializeToString,
+            lepton_dot_inference_dot_v1_dot_model__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.inference.v1.InferenceService/UpdateModelVersion',
+            lepton_dot_inference_dot_v1_dot_registry__pb2.UpdateModelVersionRequest.SerializeToString,
+            lepton_dot_inference_dot_v1_dot_model__pb2.ModelVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransitionModelVersionStage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.inference.v1.InferenceService/TransitionModelVersionStage',
+            lepton_dot_inference_dot_v1_dot_registry__pb2.TransitionModelVersionStageRequest.SerializeToString,
+            lepton_dot_inference_dot_v1_dot_model__pb2.ModelVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.inference.v1.InferenceService/DeleteModelVersion',
+            lepton_dot_inference_dot_v1_dot_registry__pb2.DeleteModelVersionRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModelLineage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.inference.v1.InferenceService/GetModelLineage',
+            lepton_dot_inference_dot_v1_dot_registry__pb2.GetModelLineageRequest.SerializeToString,
+            lepton_dot_inference_dot_v1_dot_registry__pb2.ModelLineage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnalyzeTaint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.inference.v1.InferenceService/AnalyzeTaint',
+            lepton_dot_inference_dot_v1_dot_registry__pb2.AnalyzeTaintRequest.SerializeToString,
+            lepton_dot_inference_dot_v1_dot_registry__pb2.Taint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QuarantineModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.inference.v1.InferenceService/QuarantineModels',
+            lepton_dot_inference_dot_v1_dot_registry__pb2.QuarantineModelsRequest.SerializeToString,
+            lepton_dot_inference_dot_v1_dot_registry__pb2.Taint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.inference.v1.InferenceService/ReleaseModels',
+            lepton_dot_inference_dot_v1_dot_registry__pb2.ReleaseModelsRequest.SerializeToString,
+            lepton_dot_inference_dot_v1_dot_registry__pb2.Taint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateDeployment(request,
             target,
             options=(),
@@ -639,6 +1116,195 @@ class InferenceService:
             target,
             '/lepton.inference.v1.InferenceService/UpdateDeployment',
             lepton_dot_inference_dot_v1_dot_inference__service__pb2.UpdateDeploymentRequest.SerializeToString,
+            lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDeploymentRevision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.inference.v1.InferenceService/GetDeploymentRevision',
+            lepton_dot_inference_dot_v1_dot_inference__service__pb2.GetDeploymentRevisionRequest.SerializeToString,
+            lepton_dot_inference_dot_v1_dot_revision__pb2.DeploymentRevision.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeploymentRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.inference.v1.InferenceService/ListDeploymentRevisions',
+            lepton_dot_inference_dot_v1_dot_inference__service__pb2.ListDeploymentRevisionsRequest.SerializeToString,
+            lepton_dot_inference_dot_v1_dot_inference__service__pb2.ListDeploymentRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseDeploymentRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.inference.v1.InferenceService/PauseDeploymentRollout',
+            lepton_dot_inference_dot_v1_dot_inference__service__pb2.PauseDeploymentRolloutRequest.SerializeToString,
+            lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeDeploymentRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.inference.v1.InferenceService/ResumeDeploymentRollout',
+            lepton_dot_inference_dot_v1_dot_inference__service__pb2.ResumeDeploymentRolloutRequest.SerializeToString,
+            lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteDeploymentRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.inference.v1.InferenceService/PromoteDeploymentRollout',
+            lepton_dot_inference_dot_v1_dot_inference__service__pb2.PromoteDeploymentRolloutRequest.SerializeToString,
+            lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbortDeploymentRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.inference.v1.InferenceService/AbortDeploymentRollout',
+            lepton_dot_inference_dot_v1_dot_inference__service__pb2.AbortDeploymentRolloutRequest.SerializeToString,
+            lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndoDeploymentRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.inference.v1.InferenceService/UndoDeploymentRollout',
+            lepton_dot_inference_dot_v1_dot_inference__service__pb2.UndoDeploymentRolloutRequest.SerializeToString,
             lepton_dot_inference_dot_v1_dot_deployment__pb2.Deployment.FromString,
             options,
             channel_credentials,

@@ -9,6 +9,8 @@ from grpc import aio as _aio
 from lepton.inference.v1 import deployment_pb2 as _deployment_pb2
 from lepton.inference.v1 import inference_service_pb2 as _inference_service_pb2
 from lepton.inference.v1 import model_pb2 as _model_pb2
+from lepton.inference.v1 import registry_pb2 as _registry_pb2
+from lepton.inference.v1 import revision_pb2 as _revision_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -41,9 +43,9 @@ class InferenceServiceStub:
     GetModel: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GetModelRequest, _model_pb2.Model]
     """Reads a model."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelsRequest, _inference_service_pb2.ListModelsResponse]
-    """Lists the models of a project."""
+    """Lists the models of a project, or those that a filter (AIP-160) selects."""
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.DeleteModelRequest, _empty_pb2.Empty]
-    """Deletes a model and its versions. Errors: FAILED_PRECONDITION (MODEL_DEPLOYED)."""
+    """Deletes a model and its versions. Errors: FAILED_PRECONDITION (MODEL_DEPLOYED, DELETION_PROTECTED)."""
     SetModelAlias: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.SetModelAliasRequest, _model_pb2.Model]
     """Points an alias at a version, if the model's etag is still the one given.
     Errors: ABORTED (ETAG_MISMATCH), NOT_FOUND (the version).
@@ -53,7 +55,27 @@ class InferenceServiceStub:
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]
     """Reads a version. The last part of the name may also be an alias or `latest`."""
     ListModelVersions: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelVersionsRequest, _inference_service_pb2.ListModelVersionsResponse]
-    """Lists a model's versions, newest first."""
+    """Lists a model's versions, newest first, or those that a filter (AIP-160) selects; `models/-` = of every model."""
+    UpdateModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelRequest, _model_pb2.Model]
+    """Changes a model: `display_name`, `description`, `labels`, `tags`, `deletion_protection`.
+    Errors: ABORTED (ETAG_MISMATCH).
+    """
+    UpdateModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelVersionRequest, _model_pb2.ModelVersion]
+    """Changes what is said of a version: `description`, `tags`; the version itself never changes.
+    Errors: ABORTED (ETAG_MISMATCH).
+    """
+    TransitionModelVersionStage: _grpc.UnaryUnaryMultiCallable[_registry_pb2.TransitionModelVersionStageRequest, _model_pb2.ModelVersion]
+    """Moves a version to a stage. Errors: ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION (VERSION_QUARANTINED)."""
+    DeleteModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelVersionRequest, _empty_pb2.Empty]
+    """Deletes a version; its number is not given out again. Errors: FAILED_PRECONDITION (VERSION_IN_USE, DELETION_PROTECTED)."""
+    GetModelLineage: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetModelLineageRequest, _registry_pb2.ModelLineage]
+    """Says what a version goes back to and what goes back to it."""
+    AnalyzeTaint: _grpc.UnaryUnaryMultiCallable[_registry_pb2.AnalyzeTaintRequest, _registry_pb2.Taint]
+    """Says which versions and deployments a dataset, job, checkpoint, bundle or version has touched."""
+    QuarantineModels: _grpc.UnaryUnaryMultiCallable[_registry_pb2.QuarantineModelsRequest, _registry_pb2.Taint]
+    """Takes all that a source has touched, now and later, out of service until it is released."""
+    ReleaseModels: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ReleaseModelsRequest, _registry_pb2.Taint]
+    """Ends the quarantine of a source. Versions that another source has touched stay where they are."""
     CreateDeployment: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.CreateDeploymentRequest, _deployment_pb2.Deployment]
     """Deploys a model version. Errors: ALREADY_EXISTS, NOT_FOUND (the version)."""
     GetDeployment: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GetDeploymentRequest, _deployment_pb2.Deployment]
@@ -65,7 +87,25 @@ class InferenceServiceStub:
     Errors: OUT_OF_RANGE (REVISION_COMPACTED): watch again without a revision.
     """
     UpdateDeployment: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.UpdateDeploymentRequest, _deployment_pb2.Deployment]
-    """Changes a deployment: `replicas` and `min_replicas`."""
+    """Changes a deployment. What is changed of its template (`model_version`, `serving`, `pools`, `cpu_milli`, `memory_bytes`) makes
+    a new revision and starts a rollout to it. Errors: NOT_FOUND (the version), FAILED_PRECONDITION (DEPLOYMENT_NOT_SERVING).
+    """
+    GetDeploymentRevision: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GetDeploymentRevisionRequest, _revision_pb2.DeploymentRevision]
+    """Reads a revision of a deployment."""
+    ListDeploymentRevisions: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListDeploymentRevisionsRequest, _inference_service_pb2.ListDeploymentRevisionsResponse]
+    """Lists a deployment's revisions, newest first."""
+    PauseDeploymentRollout: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.PauseDeploymentRolloutRequest, _deployment_pb2.Deployment]
+    """Stops a rollout where it is; a revision that does badly is still taken back.
+    Errors: FAILED_PRECONDITION (ROLLOUT_NOT_IN_PROGRESS).
+    """
+    ResumeDeploymentRollout: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ResumeDeploymentRolloutRequest, _deployment_pb2.Deployment]
+    """Lets a paused rollout go on. Errors: FAILED_PRECONDITION (ROLLOUT_NOT_IN_PROGRESS)."""
+    PromoteDeploymentRollout: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.PromoteDeploymentRolloutRequest, _deployment_pb2.Deployment]
+    """Ends the present step of a rollout, or all of them. Errors: FAILED_PRECONDITION (ROLLOUT_NOT_IN_PROGRESS), ABORTED (ETAG_MISMATCH)."""
+    AbortDeploymentRollout: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.AbortDeploymentRolloutRequest, _deployment_pb2.Deployment]
+    """Takes a rollout back to the revision it came from. Errors: FAILED_PRECONDITION (ROLLOUT_NOT_IN_PROGRESS)."""
+    UndoDeploymentRollout: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.UndoDeploymentRolloutRequest, _deployment_pb2.Deployment]
+    """Gives a deployment the template of an earlier revision, and starts a rollout to it. Errors: NOT_FOUND (the revision)."""
     DeleteDeployment: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.DeleteDeploymentRequest, _deployment_pb2.Deployment]
     """Takes a deployment out of the gateway, stops its replicas and deletes it."""
 
@@ -79,9 +119,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     GetModel: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetModelRequest, _model_pb2.Model]  # type: ignore[assignment]
     """Reads a model."""
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelsRequest, _inference_service_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists the models of a project."""
+    """Lists the models of a project, or those that a filter (AIP-160) selects."""
     DeleteModel: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.DeleteModelRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a model and its versions. Errors: FAILED_PRECONDITION (MODEL_DEPLOYED)."""
+    """Deletes a model and its versions. Errors: FAILED_PRECONDITION (MODEL_DEPLOYED, DELETION_PROTECTED)."""
     SetModelAlias: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.SetModelAliasRequest, _model_pb2.Model]  # type: ignore[assignment]
     """Points an alias at a version, if the model's etag is still the one given.
     Errors: ABORTED (ETAG_MISMATCH), NOT_FOUND (the version).
@@ -91,7 +131,27 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Reads a version. The last part of the name may also be an alias or `latest`."""
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelVersionsRequest, _inference_service_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
-    """Lists a model's versions, newest first."""
+    """Lists a model's versions, newest first, or those that a filter (AIP-160) selects; `models/-` = of every model."""
+    UpdateModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelRequest, _model_pb2.Model]  # type: ignore[assignment]
+    """Changes a model: `display_name`, `description`, `labels`, `tags`, `deletion_protection`.
+    Errors: ABORTED (ETAG_MISMATCH).
+    """
+    UpdateModelVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
+    """Changes what is said of a version: `description`, `tags`; the version itself never changes.
+    Errors: ABORTED (ETAG_MISMATCH).
+    """
+    TransitionModelVersionStage: _aio.UnaryUnaryMultiCallable[_registry_pb2.TransitionModelVersionStageRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
+    """Moves a version to a stage. Errors: ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION (VERSION_QUARANTINED)."""
+    DeleteModelVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelVersionRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a version; its number is not given out again. Errors: FAILED_PRECONDITION (VERSION_IN_USE, DELETION_PROTECTED)."""
+    GetModelLineage: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetModelLineageRequest, _registry_pb2.ModelLineage]  # type: ignore[assignment]
+    """Says what a version goes back to and what goes back to it."""
+    AnalyzeTaint: _aio.UnaryUnaryMultiCallable[_registry_pb2.AnalyzeTaintRequest, _registry_pb2.Taint]  # type: ignore[assignment]
+    """Says which versions and deployments a dataset, job, checkpoint, bundle or version has touched."""
+    QuarantineModels: _aio.UnaryUnaryMultiCallable[_registry_pb2.QuarantineModelsRequest, _registry_pb2.Taint]  # type: ignore[assignment]
+    """Takes all that a source has touched, now and later, out of service until it is released."""
+    ReleaseModels: _aio.UnaryUnaryMultiCallable[_registry_pb2.ReleaseModelsRequest, _registry_pb2.Taint]  # type: ignore[assignment]
+    """Ends the quarantine of a source. Versions that another source has touched stay where they are."""
     CreateDeployment: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.CreateDeploymentRequest, _deployment_pb2.Deployment]  # type: ignore[assignment]
     """Deploys a model version. Errors: ALREADY_EXISTS, NOT_FOUND (the version)."""
     GetDeployment: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetDeploymentRequest, _deployment_pb2.Deployment]  # type: ignore[assignment]
@@ -103,7 +163,25 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Errors: OUT_OF_RANGE (REVISION_COMPACTED): watch again without a revision.
     """
     UpdateDeployment: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.UpdateDeploymentRequest, _deployment_pb2.Deployment]  # type: ignore[assignment]
-    """Changes a deployment: `replicas` and `min_replicas`."""
+    """Changes a deployment. What is changed of its template (`model_version`, `serving`, `pools`, `cpu_milli`, `memory_bytes`) makes
+    a new revision and starts a rollout to it. Errors: NOT_FOUND (the version), FAILED_PRECONDITION (DEPLOYMENT_NOT_SERVING).
+    """
+    GetDeploymentRevision: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetDeploymentRevisionRequest, _revision_pb2.DeploymentRevision]  # type: ignore[assignment]
+    """Reads a revision of a deployment."""
+    ListDeploymentRevisions: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListDeploymentRevisionsRequest, _inference_service_pb2.ListDeploymentRevisionsResponse]  # type: ignore[assignment]
+    """Lists a deployment's revisions, newest first."""
+    PauseDeploymentRollout: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.PauseDeploymentRolloutRequest, _deployment_pb2.Deployment]  # type: ignore[assignment]
+    """Stops a rollout where it is; a revision that does badly is still taken back.
+    Errors: FAILED_PRECONDITION (ROLLOUT_NOT_IN_PROGRESS).
+    """
+    ResumeDeploymentRollout: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ResumeDeploymentRolloutRequest, _deployment_pb2.Deployment]  # type: ignore[assignment]
+    """Lets a paused rollout go on. Errors: FAILED_PRECONDITION (ROLLOUT_NOT_IN_PROGRESS)."""
+    PromoteDeploymentRollout: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.PromoteDeploymentRolloutRequest, _deployment_pb2.Deployment]  # type: ignore[assignment]
+    """Ends the present step of a rollout, or all of them. Errors: FAILED_PRECONDITION (ROLLOUT_NOT_IN_PROGRESS), ABORTED (ETAG_MISMATCH)."""
+    AbortDeploymentRollout: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.AbortDeploymentRolloutRequest, _deployment_pb2.Deployment]  # type: ignore[assignment]
+    """Takes a rollout back to the revision it came from. Errors: FAILED_PRECONDITION (ROLLOUT_NOT_IN_PROGRESS)."""
+    UndoDeploymentRollout: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.UndoDeploymentRolloutRequest, _deployment_pb2.Deployment]  # type: ignore[assignment]
+    """Gives a deployment the template of an earlier revision, and starts a rollout to it. Errors: NOT_FOUND (the revision)."""
     DeleteDeployment: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.DeleteDeploymentRequest, _deployment_pb2.Deployment]  # type: ignore[assignment]
     """Takes a deployment out of the gateway, stops its replicas and deletes it."""
 
@@ -132,7 +210,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ListModelsResponse, _abc.Awaitable[_inference_service_pb2.ListModelsResponse]]:
-        """Lists the models of a project."""
+        """Lists the models of a project, or those that a filter (AIP-160) selects."""
 
     @_abc_1.abstractmethod
     def DeleteModel(
@@ -140,7 +218,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.DeleteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a model and its versions. Errors: FAILED_PRECONDITION (MODEL_DEPLOYED)."""
+        """Deletes a model and its versions. Errors: FAILED_PRECONDITION (MODEL_DEPLOYED, DELETION_PROTECTED)."""
 
     @_abc_1.abstractmethod
     def SetModelAlias(
@@ -174,7 +252,75 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.ListModelVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ListModelVersionsResponse, _abc.Awaitable[_inference_service_pb2.ListModelVersionsResponse]]:
-        """Lists a model's versions, newest first."""
+        """Lists a model's versions, newest first, or those that a filter (AIP-160) selects; `models/-` = of every model."""
+
+    @_abc_1.abstractmethod
+    def UpdateModel(
+        self,
+        request: _registry_pb2.UpdateModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.Model, _abc.Awaitable[_model_pb2.Model]]:
+        """Changes a model: `display_name`, `description`, `labels`, `tags`, `deletion_protection`.
+        Errors: ABORTED (ETAG_MISMATCH).
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateModelVersion(
+        self,
+        request: _registry_pb2.UpdateModelVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.ModelVersion, _abc.Awaitable[_model_pb2.ModelVersion]]:
+        """Changes what is said of a version: `description`, `tags`; the version itself never changes.
+        Errors: ABORTED (ETAG_MISMATCH).
+        """
+
+    @_abc_1.abstractmethod
+    def TransitionModelVersionStage(
+        self,
+        request: _registry_pb2.TransitionModelVersionStageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.ModelVersion, _abc.Awaitable[_model_pb2.ModelVersion]]:
+        """Moves a version to a stage. Errors: ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION (VERSION_QUARANTINED)."""
+
+    @_abc_1.abstractmethod
+    def DeleteModelVersion(
+        self,
+        request: _registry_pb2.DeleteModelVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a version; its number is not given out again. Errors: FAILED_PRECONDITION (VERSION_IN_USE, DELETION_PROTECTED)."""
+
+    @_abc_1.abstractmethod
+    def GetModelLineage(
+        self,
+        request: _registry_pb2.GetModelLineageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ModelLineage, _abc.Awaitable[_registry_pb2.ModelLineage]]:
+        """Says what a version goes back to and what goes back to it."""
+
+    @_abc_1.abstractmethod
+    def AnalyzeTaint(
+        self,
+        request: _registry_pb2.AnalyzeTaintRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.Taint, _abc.Awaitable[_registry_pb2.Taint]]:
+        """Says which versions and deployments a dataset, job, checkpoint, bundle or version has touched."""
+
+    @_abc_1.abstractmethod
+    def QuarantineModels(
+        self,
+        request: _registry_pb2.QuarantineModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.Taint, _abc.Awaitable[_registry_pb2.Taint]]:
+        """Takes all that a source has touched, now and later, out of service until it is released."""
+
+    @_abc_1.abstractmethod
+    def ReleaseModels(
+        self,
+        request: _registry_pb2.ReleaseModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.Taint, _abc.Awaitable[_registry_pb2.Taint]]:
+        """Ends the quarantine of a source. Versions that another source has touched stay where they are."""
 
     @_abc_1.abstractmethod
     def CreateDeployment(
@@ -216,7 +362,67 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.UpdateDeploymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_pb2.Deployment, _abc.Awaitable[_deployment_pb2.Deployment]]:
-        """Changes a deployment: `replicas` and `min_replicas`."""
+        """Changes a deployment. What is changed of its template (`model_version`, `serving`, `pools`, `cpu_milli`, `memory_bytes`) makes
+        a new revision and starts a rollout to it. Errors: NOT_FOUND (the version), FAILED_PRECONDITION (DEPLOYMENT_NOT_SERVING).
+        """
+
+    @_abc_1.abstractmethod
+    def GetDeploymentRevision(
+        self,
+        request: _inference_service_pb2.GetDeploymentRevisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_revision_pb2.DeploymentRevision, _abc.Awaitable[_revision_pb2.DeploymentRevision]]:
+        """Reads a revision of a deployment."""
+
+    @_abc_1.abstractmethod
+    def ListDeploymentRevisions(
+        self,
+        request: _inference_service_pb2.ListDeploymentRevisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.ListDeploymentRevisionsResponse, _abc.Awaitable[_inference_service_pb2.ListDeploymentRevisionsResponse]]:
+        """Lists a deployment's revisions, newest first."""
+
+    @_abc_1.abstractmethod
+    def PauseDeploymentRollout(
+        self,
+        request: _inference_service_pb2.PauseDeploymentRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_pb2.Deployment, _abc.Awaitable[_deployment_pb2.Deployment]]:
+        """Stops a rollout where it is; a revision that does badly is still taken back.
+        Errors: FAILED_PRECONDITION (ROLLOUT_NOT_IN_PROGRESS).
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeDeploymentRollout(
+        self,
+        request: _inference_service_pb2.ResumeDeploymentRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_pb2.Deployment, _abc.Awaitable[_deployment_pb2.Deployment]]:
+        """Lets a paused rollout go on. Errors: FAILED_PRECONDITION (ROLLOUT_NOT_IN_PROGRESS)."""
+
+    @_abc_1.abstractmethod
+    def PromoteDeploymentRollout(
+        self,
+        request: _inference_service_pb2.PromoteDeploymentRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_pb2.Deployment, _abc.Awaitable[_deployment_pb2.Deployment]]:
+        """Ends the present step of a rollout, or all of them. Errors: FAILED_PRECONDITION (ROLLOUT_NOT_IN_PROGRESS), ABORTED (ETAG_MISMATCH)."""
+
+    @_abc_1.abstractmethod
+    def AbortDeploymentRollout(
+        self,
+        request: _inference_service_pb2.AbortDeploymentRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_pb2.Deployment, _abc.Awaitable[_deployment_pb2.Deployment]]:
+        """Takes a rollout back to the revision it came from. Errors: FAILED_PRECONDITION (ROLLOUT_NOT_IN_PROGRESS)."""
+
+    @_abc_1.abstractmethod
+    def UndoDeploymentRollout(
+        self,
+        request: _inference_service_pb2.UndoDeploymentRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_pb2.Deployment, _abc.Awaitable[_deployment_pb2.Deployment]]:
+        """Gives a deployment the template of an earlier revision, and starts a rollout to it. Errors: NOT_FOUND (the revision)."""
 
     @_abc_1.abstractmethod
     def DeleteDeployment(

@@ -27,7 +27,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flepton/inference/v1/model.proto\x12\x13lepton.inference.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x03\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12@\n\x06labels\x18\x04 \x03(\x0b\x32&.lepton.inference.v1.Model.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12>\n\x07\x61liases\x18\x05 \x03(\x0b\x32\'.lepton.inference.v1.Model.AliasesEntryB\x04\xe2\x41\x01\x03\x12\x1c\n\x0elatest_version\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xce\x03\n\x0cModelVersion\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x31\n\x07package\x18\x03 \x01(\tB \xe2\x41\x01\x02\xbaH\x19r\x17\x32\x15^sha256:[0-9a-f]{64}$\x12\x35\n\x06inputs\x18\x04 \x03(\x0b\x32\x1f.lepton.inference.v1.TensorSpecB\x04\xe2\x41\x01\x03\x12\x36\n\x07outputs\x18\x05 \x03(\x0b\x32\x1f.lepton.inference.v1.TensorSpecB\x04\xe2\x41\x01\x03\x12\x45\n\x07metrics\x18\x06 \x03(\x0b\x32..lepton.inference.v1.ModelVersion.MetricsEntryB\x04\xe2\x41\x01\x03\x12\x33\n\x07lineage\x18\x07 \x01(\x0b\x32\x1c.lepton.inference.v1.LineageB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\";\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\"K\n\x07Lineage\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x12\n\ncheckpoint\x18\x03 \x01(\t\x12\x0e\n\x06recipe\x18\x04 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flepton/inference/v1/model.proto\x12\x13lepton.inference.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x86\x05\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12@\n\x06labels\x18\x04 \x03(\x0b\x32&.lepton.inference.v1.Model.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12>\n\x07\x61liases\x18\x05 \x03(\x0b\x32\'.lepton.inference.v1.Model.AliasesEntryB\x04\xe2\x41\x01\x03\x12\x1c\n\x0elatest_version\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0b\x64\x65scription\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12L\n\x04tags\x18\x0b \x03(\x0b\x32$.lepton.inference.v1.Model.TagsEntryB\x18\xbaH\x15\x9a\x01\x12\x10@\"\x07r\x05\x10\x01\x18\x80\x01*\x05r\x03\x18\x80\x08\x12\x1b\n\x13\x64\x65letion_protection\x18\x0c \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9c\x08\n\x0cModelVersion\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\x07package\x18\x03 \x01(\tB#\xe2\x41\x01\x02\xbaH\x1cr\x17\x32\x15^sha256:[0-9a-f]{64}$\xd8\x01\x01\x12\x35\n\x06inputs\x18\x04 \x03(\x0b\x32\x1f.lepton.inference.v1.TensorSpecB\x04\xe2\x41\x01\x03\x12\x36\n\x07outputs\x18\x05 \x03(\x0b\x32\x1f.lepton.inference.v1.TensorSpecB\x04\xe2\x41\x01\x03\x12\x45\n\x07metrics\x18\x06 \x03(\x0b\x32..lepton.inference.v1.ModelVersion.MetricsEntryB\x04\xe2\x41\x01\x03\x12\x33\n\x07lineage\x18\x07 \x01(\x0b\x32\x1c.lepton.inference.v1.LineageB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12S\n\x04tags\x18\n \x03(\x0b\x32+.lepton.inference.v1.ModelVersion.TagsEntryB\x18\xbaH\x15\x9a\x01\x12\x10@\"\x07r\x05\x10\x01\x18\x80\x01*\x05r\x03\x18\x80\x08\x12\x1d\n\x0b\x64\x65scription\x18\x0b \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12<\n\x05stage\x18\x0c \x01(\x0e\x32\'.lepton.inference.v1.ModelVersion.StageB\x04\xe2\x41\x01\x03\x12>\n\nquarantine\x18\r \x03(\x0b\x32$.lepton.inference.v1.QuarantineCauseB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x66orms\x18\x0e \x03(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x0f \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x41\n\x05\x66iles\x18\x10 \x03(\x0b\x32,.lepton.inference.v1.ModelVersion.FilesEntryB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a,\n\nFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"S\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x08\n\x04NONE\x10\x01\x12\x0b\n\x07STAGING\x10\x02\x12\x0e\n\nPRODUCTION\x10\x03\x12\x0c\n\x08\x41RCHIVED\x10\x04\";\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\"\xdb\x01\n\x07Lineage\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x12\n\ncheckpoint\x18\x03 \x01(\t\x12\x0e\n\x06recipe\x18\x04 \x01(\t\x12\x10\n\x08\x64\x61tasets\x18\x05 \x03(\t\x12\x0c\n\x04\x63ode\x18\x06 \x01(\t\x12\x0e\n\x06parent\x18\x07 \x01(\t\x12\x0f\n\x07teacher\x18\x08 \x01(\t\x12\x15\n\rinitial_model\x18\t \x01(\t\x12\x14\n\x0coptimization\x18\n \x01(\t\x12\x0e\n\x06source\x18\x0b \x01(\t\x12\x10\n\x08\x61ncestry\x18\x0c \x03(\t\"u\n\x0fQuarantineCause\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_MODEL_ALIASESENTRY']._loaded_options = None
   _globals['_MODEL_ALIASESENTRY']._serialized_options = b'8\001'
+  _globals['_MODEL_TAGSENTRY']._loaded_options = None
+  _globals['_MODEL_TAGSENTRY']._serialized_options = b'8\001'
   _globals['_MODEL'].fields_by_name['name']._loaded_options = None
   _globals['_MODEL'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_MODEL'].fields_by_name['uid']._loaded_options = None
@@ -56,14 +58,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
   _globals['_MODEL'].fields_by_name['etag']._loaded_options = None
   _globals['_MODEL'].fields_by_name['etag']._serialized_options = b'\342A\001\003'
+  _globals['_MODEL'].fields_by_name['description']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['description']._serialized_options = b'\272H\005r\003\030\200 '
+  _globals['_MODEL'].fields_by_name['tags']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['tags']._serialized_options = b'\272H\025\232\001\022\020@\"\007r\005\020\001\030\200\001*\005r\003\030\200\010'
   _globals['_MODELVERSION_METRICSENTRY']._loaded_options = None
   _globals['_MODELVERSION_METRICSENTRY']._serialized_options = b'8\001'
+  _globals['_MODELVERSION_TAGSENTRY']._loaded_options = None
+  _globals['_MODELVERSION_TAGSENTRY']._serialized_options = b'8\001'
+  _globals['_MODELVERSION_FILESENTRY']._loaded_options = None
+  _globals['_MODELVERSION_FILESENTRY']._serialized_options = b'8\001'
   _globals['_MODELVERSION'].fields_by_name['name']._loaded_options = None
   _globals['_MODELVERSION'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_MODELVERSION'].fields_by_name['uid']._loaded_options = None
   _globals['_MODELVERSION'].fields_by_name['uid']._serialized_options = b'\342A\001\003'
   _globals['_MODELVERSION'].fields_by_name['package']._loaded_options = None
-  _globals['_MODELVERSION'].fields_by_name['package']._serialized_options = b'\342A\001\002\272H\031r\0272\025^sha256:[0-9a-f]{64}$'
+  _globals['_MODELVERSION'].fields_by_name['package']._serialized_options = b'\342A\001\002\272H\034r\0272\025^sha256:[0-9a-f]{64}$\330\001\001'
   _globals['_MODELVERSION'].fields_by_name['inputs']._loaded_options = None
   _globals['_MODELVERSION'].fields_by_name['inputs']._serialized_options = b'\342A\001\003'
   _globals['_MODELVERSION'].fields_by_name['outputs']._loaded_options = None
@@ -76,18 +86,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELVERSION'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_MODELVERSION'].fields_by_name['etag']._loaded_options = None
   _globals['_MODELVERSION'].fields_by_name['etag']._serialized_options = b'\342A\001\003'
+  _globals['_MODELVERSION'].fields_by_name['tags']._loaded_options = None
+  _globals['_MODELVERSION'].fields_by_name['tags']._serialized_options = b'\272H\025\232\001\022\020@\"\007r\005\020\001\030\200\001*\005r\003\030\200\010'
+  _globals['_MODELVERSION'].fields_by_name['description']._loaded_options = None
+  _globals['_MODELVERSION'].fields_by_name['description']._serialized_options = b'\272H\005r\003\030\200 '
+  _globals['_MODELVERSION'].fields_by_name['stage']._loaded_options = None
+  _globals['_MODELVERSION'].fields_by_name['stage']._serialized_options = b'\342A\001\003'
+  _globals['_MODELVERSION'].fields_by_name['quarantine']._loaded_options = None
+  _globals['_MODELVERSION'].fields_by_name['quarantine']._serialized_options = b'\342A\001\003'
+  _globals['_MODELVERSION'].fields_by_name['forms']._loaded_options = None
+  _globals['_MODELVERSION'].fields_by_name['forms']._serialized_options = b'\342A\001\003'
+  _globals['_MODELVERSION'].fields_by_name['size_bytes']._loaded_options = None
+  _globals['_MODELVERSION'].fields_by_name['size_bytes']._serialized_options = b'\342A\001\003'
+  _globals['_MODELVERSION'].fields_by_name['files']._loaded_options = None
+  _globals['_MODELVERSION'].fields_by_name['files']._serialized_options = b'\342A\001\003'
+  _globals['_MODELVERSION'].fields_by_name['update_time']._loaded_options = None
+  _globals['_MODELVERSION'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
   _globals['_MODEL']._serialized_start=152
-  _globals['_MODEL']._serialized_end=615
-  _globals['_MODEL_LABELSENTRY']._serialized_start=522
-  _globals['_MODEL_LABELSENTRY']._serialized_end=567
-  _globals['_MODEL_ALIASESENTRY']._serialized_start=569
-  _globals['_MODEL_ALIASESENTRY']._serialized_end=615
-  _globals['_MODELVERSION']._serialized_start=618
-  _globals['_MODELVERSION']._serialized_end=1080
-  _globals['_MODELVERSION_METRICSENTRY']._serialized_start=1034
-  _globals['_MODELVERSION_METRICSENTRY']._serialized_end=1080
-  _globals['_TENSORSPEC']._serialized_start=1082
-  _globals['_TENSORSPEC']._serialized_end=1141
-  _globals['_LINEAGE']._serialized_start=1143
-  _globals['_LINEAGE']._serialized_end=1218
+  _globals['_MODEL']._serialized_end=798
+  _globals['_MODEL_LABELSENTRY']._serialized_start=660
+  _globals['_MODEL_LABELSENTRY']._serialized_end=705
+  _globals['_MODEL_ALIASESENTRY']._serialized_start=707
+  _globals['_MODEL_ALIASESENTRY']._serialized_end=753
+  _globals['_MODEL_TAGSENTRY']._serialized_start=755
+  _globals['_MODEL_TAGSENTRY']._serialized_end=798
+  _globals['_MODELVERSION']._serialized_start=801
+  _globals['_MODELVERSION']._serialized_end=1853
+  _globals['_MODELVERSION_METRICSENTRY']._serialized_start=1631
+  _globals['_MODELVERSION_METRICSENTRY']._serialized_end=1677
+  _globals['_MODELVERSION_TAGSENTRY']._serialized_start=755
+  _globals['_MODELVERSION_TAGSENTRY']._serialized_end=798
+  _globals['_MODELVERSION_FILESENTRY']._serialized_start=1724
+  _globals['_MODELVERSION_FILESENTRY']._serialized_end=1768
+  _globals['_MODELVERSION_STAGE']._serialized_start=1770
+  _globals['_MODELVERSION_STAGE']._serialized_end=1853
+  _globals['_TENSORSPEC']._serialized_start=1855
+  _globals['_TENSORSPEC']._serialized_end=1914
+  _globals['_LINEAGE']._serialized_start=1917
+  _globals['_LINEAGE']._serialized_end=2136
+  _globals['_QUARANTINECAUSE']._serialized_start=2138
+  _globals['_QUARANTINECAUSE']._serialized_end=2255
 # @@protoc_insertion_point(module_scope)

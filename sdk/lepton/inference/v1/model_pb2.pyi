@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -65,6 +66,26 @@ class Model(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
@@ -74,6 +95,9 @@ class Model(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    DELETION_PROTECTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/models/{model}`."""
     uid: _builtins.str
@@ -84,6 +108,10 @@ class Model(_message.Message):
     """The highest version number given out."""
     etag: _builtins.str
     """Changes with every write."""
+    description: _builtins.str
+    """What it is for, in the user's words."""
+    deletion_protection: _builtins.bool
+    """While it is set, neither the model nor any of its versions can be deleted."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The user's own key/value pairs."""
@@ -100,6 +128,10 @@ class Model(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed."""
 
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Further key/value pairs, for people rather than programs, for example `owner` -> `vision team`."""
+
     def __init__(
         self,
         *,
@@ -112,10 +144,13 @@ class Model(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        description: _builtins.str = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        deletion_protection: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "labels", b"labels", "latest_version", b"latest_version", "name", b"name", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "create_time", b"create_time", "deletion_protection", b"deletion_protection", "description", b"description", "display_name", b"display_name", "etag", b"etag", "labels", b"labels", "latest_version", b"latest_version", "name", b"name", "tags", b"tags", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -126,6 +161,37 @@ class ModelVersion(_message.Message):
     """An immutable version of a model: weights, signature, golden requests, metrics, lineage."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    class _Stage:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ModelVersion._Stage.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STAGE_UNSPECIFIED: ModelVersion._Stage.ValueType  # 0
+        """Not set; read as NONE."""
+        NONE: ModelVersion._Stage.ValueType  # 1
+        """It was registered, no more."""
+        STAGING: ModelVersion._Stage.ValueType  # 2
+        """It is being tried out."""
+        PRODUCTION: ModelVersion._Stage.ValueType  # 3
+        """It is what users are meant to get."""
+        ARCHIVED: ModelVersion._Stage.ValueType  # 4
+        """It has been replaced."""
+
+    class Stage(_Stage, metaclass=_StageEnumTypeWrapper):
+        """Where a version stands on its way to its users; says nothing about where it is deployed."""
+
+    STAGE_UNSPECIFIED: ModelVersion.Stage.ValueType  # 0
+    """Not set; read as NONE."""
+    NONE: ModelVersion.Stage.ValueType  # 1
+    """It was registered, no more."""
+    STAGING: ModelVersion.Stage.ValueType  # 2
+    """It is being tried out."""
+    PRODUCTION: ModelVersion.Stage.ValueType  # 3
+    """It is what users are meant to get."""
+    ARCHIVED: ModelVersion.Stage.ValueType  # 4
+    """It has been replaced."""
 
     @_typing.final
     class MetricsEntry(_message.Message):
@@ -147,6 +213,46 @@ class ModelVersion(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class FilesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
     PACKAGE_FIELD_NUMBER: _builtins.int
@@ -156,6 +262,14 @@ class ModelVersion(_message.Message):
     LINEAGE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    QUARANTINE_FIELD_NUMBER: _builtins.int
+    FORMS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/models/{model}/versions/{number}`."""
     uid: _builtins.str
@@ -164,6 +278,12 @@ class ModelVersion(_message.Message):
     """Digest of the package's manifest."""
     etag: _builtins.str
     """Changes with every write."""
+    description: _builtins.str
+    """What is to be said of it, in the user's words; changed by UpdateModelVersion."""
+    stage: Global___ModelVersion.Stage.ValueType
+    """Changed by TransitionModelVersionStage."""
+    size_bytes: _builtins.int
+    """Bytes of all its files."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
         """What the model takes."""
@@ -184,6 +304,26 @@ class ModelVersion(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
 
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Key/value pairs; changed by UpdateModelVersion."""
+
+    @_builtins.property
+    def quarantine(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantineCause]:
+        """Why it must not be served; empty when it may be. Changed by QuarantineModels and ReleaseModels."""
+
+    @_builtins.property
+    def forms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The files in which it can be run, the one that is preferred first: `model.onnx`, `weights.safetensors`, `model.pt2`."""
+
+    @_builtins.property
+    def files(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Its files: name -> digest."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When its tags, description, stage or quarantine were last changed."""
+
     def __init__(
         self,
         *,
@@ -196,10 +336,18 @@ class ModelVersion(_message.Message):
         lineage: Global___Lineage | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        description: _builtins.str = ...,
+        stage: Global___ModelVersion.Stage.ValueType = ...,
+        quarantine: _abc.Iterable[Global___QuarantineCause] | None = ...,
+        forms: _abc.Iterable[_builtins.str] | None = ...,
+        size_bytes: _builtins.int = ...,
+        files: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "lineage", b"lineage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "lineage", b"lineage", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "inputs", b"inputs", "lineage", b"lineage", "metrics", b"metrics", "name", b"name", "outputs", b"outputs", "package", b"package", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "etag", b"etag", "files", b"files", "forms", b"forms", "inputs", b"inputs", "lineage", b"lineage", "metrics", b"metrics", "name", b"name", "outputs", b"outputs", "package", b"package", "quarantine", b"quarantine", "size_bytes", b"size_bytes", "stage", b"stage", "tags", b"tags", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,6 +395,14 @@ class Lineage(_message.Message):
     DATASET_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     RECIPE_FIELD_NUMBER: _builtins.int
+    DATASETS_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    TEACHER_FIELD_NUMBER: _builtins.int
+    INITIAL_MODEL_FIELD_NUMBER: _builtins.int
+    OPTIMIZATION_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    ANCESTRY_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """The training job."""
     dataset: _builtins.str
@@ -255,6 +411,28 @@ class Lineage(_message.Message):
     """Digest of the checkpoint's manifest."""
     recipe: _builtins.str
     """The recipe."""
+    code: _builtins.str
+    """Digest of the code that made it."""
+    parent: _builtins.str
+    """The version that it was made of, by an optimisation for example."""
+    teacher: _builtins.str
+    """The version that it was distilled from."""
+    initial_model: _builtins.str
+    """Digest of the package whose weights it was trained on from."""
+    optimization: _builtins.str
+    """The optimisation that made it."""
+    source: _builtins.str
+    """What was imported, in words."""
+    @_builtins.property
+    def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests of further datasets: what it was calibrated or distilled with, for example."""
+
+    @_builtins.property
+    def ancestry(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All that it goes back to, through every generation, as far as it was known when it was registered: digests of
+        datasets, checkpoints, code and packages, names of jobs and versions. It stays when those are deleted.
+        """
+
     def __init__(
         self,
         *,
@@ -262,11 +440,55 @@ class Lineage(_message.Message):
         dataset: _builtins.str = ...,
         checkpoint: _builtins.str = ...,
         recipe: _builtins.str = ...,
+        datasets: _abc.Iterable[_builtins.str] | None = ...,
+        code: _builtins.str = ...,
+        parent: _builtins.str = ...,
+        teacher: _builtins.str = ...,
+        initial_model: _builtins.str = ...,
+        optimization: _builtins.str = ...,
+        source: _builtins.str = ...,
+        ancestry: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "dataset", b"dataset", "job", b"job", "recipe", b"recipe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ancestry", b"ancestry", "checkpoint", b"checkpoint", "code", b"code", "dataset", b"dataset", "datasets", b"datasets", "initial_model", b"initial_model", "job", b"job", "optimization", b"optimization", "parent", b"parent", "recipe", b"recipe", "source", b"source", "teacher", b"teacher"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Lineage: _TypeAlias = Lineage  # noqa: Y015
+
+@_typing.final
+class QuarantineCause(_message.Message):
+    """One reason why a version must not be served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """What it goes back to that is not to be trusted: a digest, or the name of a job or a version."""
+    reason: _builtins.str
+    """Why, in words."""
+    principal: _builtins.str
+    """Who has said so."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "principal", b"principal", "reason", b"reason", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantineCause: _TypeAlias = QuarantineCause  # noqa: Y015

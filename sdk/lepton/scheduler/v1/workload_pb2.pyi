@@ -1060,6 +1060,26 @@ class Slice(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class FactsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     INDEX_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
@@ -1070,6 +1090,7 @@ class Slice(_message.Message):
     ENDPOINTS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Its index in the gang, from 0."""
     group: _builtins.str
@@ -1098,6 +1119,12 @@ class Slice(_message.Message):
     def failure(self) -> Global___SliceFailure:
         """How it failed, when it did and its agent could tell."""
 
+    @_builtins.property
+    def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What its agent knows of it besides, by name. Of each model that it serves: `engine/{model}`, what runs it, and
+        `memory_bytes/{model}`, what it was measured to take.
+        """
+
     def __init__(
         self,
         *,
@@ -1111,10 +1138,11 @@ class Slice(_message.Message):
         endpoints: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         outputs: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         failure: Global___SliceFailure | None = ...,
+        facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "endpoints", b"endpoints", "exit_code", b"exit_code", "failure", b"failure", "group", b"group", "index", b"index", "message", b"message", "node", b"node", "outputs", b"outputs", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "endpoints", b"endpoints", "exit_code", b"exit_code", "facts", b"facts", "failure", b"failure", "group", b"group", "index", b"index", "message", b"message", "node", b"node", "outputs", b"outputs", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from lepton.policy.v1 import policy_pb2 as lepton_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(lepton/trainer/v1/artifact_service.proto\x12\x11lepton.trainer.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1dlepton/policy/v1/policy.proto\"B\n\x08\x41rtifact\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"{\n\x15UploadArtifactRequest\x12\x18\n\x06parent\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12/\n\x06\x64igest\x18\x02 \x01(\tB\x1f\xbaH\x1cr\x17\x32\x15^sha256:[0-9a-f]{64}$\xd8\x01\x01\x12\x17\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\"0\n\x12GetArtifactRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\"N\n\x17\x44ownloadArtifactRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x17\n\x06offset\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"(\n\x18\x44ownloadArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\x8e\x03\n\x0f\x41rtifactService\x12|\n\x0eUploadArtifact\x12(.lepton.trainer.v1.UploadArtifactRequest\x1a\x1b.lepton.trainer.v1.Artifact\"!\x90\x02\x02\xa2\xbb\x18\x1a\n\x10\x61rtifacts.create\x12\x06parent(\x01\x12o\n\x0bGetArtifact\x12%.lepton.trainer.v1.GetArtifactRequest\x1a\x1b.lepton.trainer.v1.Artifact\"\x1c\x90\x02\x01\xa2\xbb\x18\x15\n\rartifacts.get\x12\x04name\x12\x8b\x01\n\x10\x44ownloadArtifact\x12*.lepton.trainer.v1.DownloadArtifactRequest\x1a+.lepton.trainer.v1.DownloadArtifactResponse\"\x1c\x90\x02\x01\xa2\xbb\x18\x15\n\rartifacts.get\x12\x04name0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(lepton/trainer/v1/artifact_service.proto\x12\x11lepton.trainer.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dlepton/policy/v1/policy.proto\"B\n\x08\x41rtifact\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\xb1\x01\n\x15UploadArtifactRequest\x12\x18\n\x06parent\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12/\n\x06\x64igest\x18\x02 \x01(\tB\x1f\xbaH\x1cr\x17\x32\x15^sha256:[0-9a-f]{64}$\xd8\x01\x01\x12\x17\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\x12\x1b\n\nsize_bytes\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x17\n\x06offset\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"b\n\x10GetUploadRequest\x12\x1c\n\x06parent\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x30\n\x06\x64igest\x18\x02 \x01(\tB \xe2\x41\x01\x02\xbaH\x19r\x17\x32\x15^sha256:[0-9a-f]{64}$\"p\n\x06Upload\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x17\n\x0f\x63ommitted_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"0\n\x12GetArtifactRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\"N\n\x17\x44ownloadArtifactRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x17\n\x06offset\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"(\n\x18\x44ownloadArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xfe\x03\n\x0f\x41rtifactService\x12|\n\x0eUploadArtifact\x12(.lepton.trainer.v1.UploadArtifactRequest\x1a\x1b.lepton.trainer.v1.Artifact\"!\x90\x02\x02\xa2\xbb\x18\x1a\n\x10\x61rtifacts.create\x12\x06parent(\x01\x12n\n\tGetUpload\x12#.lepton.trainer.v1.GetUploadRequest\x1a\x19.lepton.trainer.v1.Upload\"!\x90\x02\x01\xa2\xbb\x18\x1a\n\x10\x61rtifacts.create\x12\x06parent\x12o\n\x0bGetArtifact\x12%.lepton.trainer.v1.GetArtifactRequest\x1a\x1b.lepton.trainer.v1.Artifact\"\x1c\x90\x02\x01\xa2\xbb\x18\x15\n\rartifacts.get\x12\x04name\x12\x8b\x01\n\x10\x44ownloadArtifact\x12*.lepton.trainer.v1.DownloadArtifactRequest\x1a+.lepton.trainer.v1.DownloadArtifactResponse\"\x1c\x90\x02\x01\xa2\xbb\x18\x15\n\rartifacts.get\x12\x04name0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +43,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['digest']._serialized_options = b'\272H\034r\0272\025^sha256:[0-9a-f]{64}$\330\001\001'
   _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['data']._loaded_options = None
   _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['data']._serialized_options = b'\272H\006z\004\030\200\200@'
+  _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['size_bytes']._loaded_options = None
+  _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['size_bytes']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['offset']._loaded_options = None
+  _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['offset']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_GETUPLOADREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_GETUPLOADREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\272H\005r\003\030\200\004'
+  _globals['_GETUPLOADREQUEST'].fields_by_name['digest']._loaded_options = None
+  _globals['_GETUPLOADREQUEST'].fields_by_name['digest']._serialized_options = b'\342A\001\002\272H\031r\0272\025^sha256:[0-9a-f]{64}$'
   _globals['_GETARTIFACTREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETARTIFACTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H\005r\003\030\200\004'
   _globals['_DOWNLOADARTIFACTREQUEST'].fields_by_name['name']._loaded_options = None
@@ -50,20 +59,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOWNLOADARTIFACTREQUEST'].fields_by_name['offset']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_ARTIFACTSERVICE'].methods_by_name['UploadArtifact']._loaded_options = None
   _globals['_ARTIFACTSERVICE'].methods_by_name['UploadArtifact']._serialized_options = b'\220\002\002\242\273\030\032\n\020artifacts.create\022\006parent'
+  _globals['_ARTIFACTSERVICE'].methods_by_name['GetUpload']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['GetUpload']._serialized_options = b'\220\002\001\242\273\030\032\n\020artifacts.create\022\006parent'
   _globals['_ARTIFACTSERVICE'].methods_by_name['GetArtifact']._loaded_options = None
   _globals['_ARTIFACTSERVICE'].methods_by_name['GetArtifact']._serialized_options = b'\220\002\001\242\273\030\025\n\rartifacts.get\022\004name'
   _globals['_ARTIFACTSERVICE'].methods_by_name['DownloadArtifact']._loaded_options = None
   _globals['_ARTIFACTSERVICE'].methods_by_name['DownloadArtifact']._serialized_options = b'\220\002\001\242\273\030\025\n\rartifacts.get\022\004name'
-  _globals['_ARTIFACT']._serialized_start=156
-  _globals['_ARTIFACT']._serialized_end=222
-  _globals['_UPLOADARTIFACTREQUEST']._serialized_start=224
-  _globals['_UPLOADARTIFACTREQUEST']._serialized_end=347
-  _globals['_GETARTIFACTREQUEST']._serialized_start=349
-  _globals['_GETARTIFACTREQUEST']._serialized_end=397
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_start=399
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=477
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=479
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=519
-  _globals['_ARTIFACTSERVICE']._serialized_start=522
-  _globals['_ARTIFACTSERVICE']._serialized_end=920
+  _globals['_ARTIFACT']._serialized_start=189
+  _globals['_ARTIFACT']._serialized_end=255
+  _globals['_UPLOADARTIFACTREQUEST']._serialized_start=258
+  _globals['_UPLOADARTIFACTREQUEST']._serialized_end=435
+  _globals['_GETUPLOADREQUEST']._serialized_start=437
+  _globals['_GETUPLOADREQUEST']._serialized_end=535
+  _globals['_UPLOAD']._serialized_start=537
+  _globals['_UPLOAD']._serialized_end=649
+  _globals['_GETARTIFACTREQUEST']._serialized_start=651
+  _globals['_GETARTIFACTREQUEST']._serialized_end=699
+  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_start=701
+  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=779
+  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=781
+  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=821
+  _globals['_ARTIFACTSERVICE']._serialized_start=824
+  _globals['_ARTIFACTSERVICE']._serialized_end=1334
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,11 @@ class ArtifactServiceStub:
                 request_serializer=lepton_dot_trainer_dot_v1_dot_artifact__service__pb2.UploadArtifactRequest.SerializeToString,
                 response_deserializer=lepton_dot_trainer_dot_v1_dot_artifact__service__pb2.Artifact.FromString,
                 _registered_method=True)
+        self.GetUpload = channel.unary_unary(
+                '/lepton.trainer.v1.ArtifactService/GetUpload',
+                request_serializer=lepton_dot_trainer_dot_v1_dot_artifact__service__pb2.GetUploadRequest.SerializeToString,
+                response_deserializer=lepton_dot_trainer_dot_v1_dot_artifact__service__pb2.Upload.FromString,
+                _registered_method=True)
         self.GetArtifact = channel.unary_unary(
                 '/lepton.trainer.v1.ArtifactService/GetArtifact',
                 request_serializer=lepton_dot_trainer_dot_v1_dot_artifact__service__pb2.GetArtifactRequest.SerializeToString,
@@ -57,7 +62,17 @@ class ArtifactServiceServicer:
     """
 
     def UploadArtifact(self, request_iterator, context):
-        """Uploads an artifact in chunks; the first message says where to. Errors: INVALID_ARGUMENT (DIGEST_MISMATCH, ARTIFACT_TOO_LARGE).
+        """Uploads an artifact in chunks; the first message says where to. Nobody sees it before it is whole and its digest right.
+        With `digest` and `size_bytes` it can be resumed: what has arrived is kept for a day, whatever ended the call.
+        Errors: INVALID_ARGUMENT (DIGEST_MISMATCH, ARTIFACT_TOO_LARGE), ABORTED (UPLOAD_MOVED), RESOURCE_EXHAUSTED
+        (ARTIFACT_QUOTA_EXCEEDED, TOO_MANY_TRANSFERS).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUpload(self, request, context):
+        """Says how far an upload has come: where the next call goes on. Nothing has arrived: `committed_bytes` is 0.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,7 +86,8 @@ class ArtifactServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DownloadArtifact(self, request, context):
-        """Downloads an artifact in chunks.
+        """Downloads an artifact in chunks, from any byte on; not one is sent before the whole was verified.
+        Errors: RESOURCE_EXHAUSTED (TOO_MANY_TRANSFERS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +100,11 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     servicer.UploadArtifact,
                     request_deserializer=lepton_dot_trainer_dot_v1_dot_artifact__service__pb2.UploadArtifactRequest.FromString,
                     response_serializer=lepton_dot_trainer_dot_v1_dot_artifact__service__pb2.Artifact.SerializeToString,
+            ),
+            'GetUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUpload,
+                    request_deserializer=lepton_dot_trainer_dot_v1_dot_artifact__service__pb2.GetUploadRequest.FromString,
+                    response_serializer=lepton_dot_trainer_dot_v1_dot_artifact__service__pb2.Upload.SerializeToString,
             ),
             'GetArtifact': grpc.unary_unary_rpc_method_handler(
                     servicer.GetArtifact,
@@ -124,6 +145,33 @@ class ArtifactService:
             '/lepton.trainer.v1.ArtifactService/UploadArtifact',
             lepton_dot_trainer_dot_v1_dot_artifact__service__pb2.UploadArtifactRequest.SerializeToString,
             lepton_dot_trainer_dot_v1_dot_artifact__service__pb2.Artifact.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.trainer.v1.ArtifactService/GetUpload',
+            lepton_dot_trainer_dot_v1_dot_artifact__service__pb2.GetUploadRequest.SerializeToString,
+            lepton_dot_trainer_dot_v1_dot_artifact__service__pb2.Upload.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,11 +34,19 @@ class ArtifactServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ArtifactServiceAsyncStub: ...
     UploadArtifact: _grpc.StreamUnaryMultiCallable[_artifact_service_pb2.UploadArtifactRequest, _artifact_service_pb2.Artifact]
-    """Uploads an artifact in chunks; the first message says where to. Errors: INVALID_ARGUMENT (DIGEST_MISMATCH, ARTIFACT_TOO_LARGE)."""
+    """Uploads an artifact in chunks; the first message says where to. Nobody sees it before it is whole and its digest right.
+    With `digest` and `size_bytes` it can be resumed: what has arrived is kept for a day, whatever ended the call.
+    Errors: INVALID_ARGUMENT (DIGEST_MISMATCH, ARTIFACT_TOO_LARGE), ABORTED (UPLOAD_MOVED), RESOURCE_EXHAUSTED
+    (ARTIFACT_QUOTA_EXCEEDED, TOO_MANY_TRANSFERS).
+    """
+    GetUpload: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.GetUploadRequest, _artifact_service_pb2.Upload]
+    """Says how far an upload has come: where the next call goes on. Nothing has arrived: `committed_bytes` is 0."""
     GetArtifact: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.GetArtifactRequest, _artifact_service_pb2.Artifact]
     """Says whether an artifact is there, and its size."""
     DownloadArtifact: _grpc.UnaryStreamMultiCallable[_artifact_service_pb2.DownloadArtifactRequest, _artifact_service_pb2.DownloadArtifactResponse]
-    """Downloads an artifact in chunks."""
+    """Downloads an artifact in chunks, from any byte on; not one is sent before the whole was verified.
+    Errors: RESOURCE_EXHAUSTED (TOO_MANY_TRANSFERS).
+    """
 
 @_typing.type_check_only
 class ArtifactServiceAsyncStub(ArtifactServiceStub):
@@ -46,11 +54,19 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     UploadArtifact: _aio.StreamUnaryMultiCallable[_artifact_service_pb2.UploadArtifactRequest, _artifact_service_pb2.Artifact]  # type: ignore[assignment]
-    """Uploads an artifact in chunks; the first message says where to. Errors: INVALID_ARGUMENT (DIGEST_MISMATCH, ARTIFACT_TOO_LARGE)."""
+    """Uploads an artifact in chunks; the first message says where to. Nobody sees it before it is whole and its digest right.
+    With `digest` and `size_bytes` it can be resumed: what has arrived is kept for a day, whatever ended the call.
+    Errors: INVALID_ARGUMENT (DIGEST_MISMATCH, ARTIFACT_TOO_LARGE), ABORTED (UPLOAD_MOVED), RESOURCE_EXHAUSTED
+    (ARTIFACT_QUOTA_EXCEEDED, TOO_MANY_TRANSFERS).
+    """
+    GetUpload: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.GetUploadRequest, _artifact_service_pb2.Upload]  # type: ignore[assignment]
+    """Says how far an upload has come: where the next call goes on. Nothing has arrived: `committed_bytes` is 0."""
     GetArtifact: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.GetArtifactRequest, _artifact_service_pb2.Artifact]  # type: ignore[assignment]
     """Says whether an artifact is there, and its size."""
     DownloadArtifact: _aio.UnaryStreamMultiCallable[_artifact_service_pb2.DownloadArtifactRequest, _artifact_service_pb2.DownloadArtifactResponse]  # type: ignore[assignment]
-    """Downloads an artifact in chunks."""
+    """Downloads an artifact in chunks, from any byte on; not one is sent before the whole was verified.
+    Errors: RESOURCE_EXHAUSTED (TOO_MANY_TRANSFERS).
+    """
 
 class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
     """Moves artifacts in and out of a project."""
@@ -61,7 +77,19 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_artifact_service_pb2.UploadArtifactRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_artifact_service_pb2.Artifact, _abc.Awaitable[_artifact_service_pb2.Artifact]]:
-        """Uploads an artifact in chunks; the first message says where to. Errors: INVALID_ARGUMENT (DIGEST_MISMATCH, ARTIFACT_TOO_LARGE)."""
+        """Uploads an artifact in chunks; the first message says where to. Nobody sees it before it is whole and its digest right.
+        With `digest` and `size_bytes` it can be resumed: what has arrived is kept for a day, whatever ended the call.
+        Errors: INVALID_ARGUMENT (DIGEST_MISMATCH, ARTIFACT_TOO_LARGE), ABORTED (UPLOAD_MOVED), RESOURCE_EXHAUSTED
+        (ARTIFACT_QUOTA_EXCEEDED, TOO_MANY_TRANSFERS).
+        """
+
+    @_abc_1.abstractmethod
+    def GetUpload(
+        self,
+        request: _artifact_service_pb2.GetUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifact_service_pb2.Upload, _abc.Awaitable[_artifact_service_pb2.Upload]]:
+        """Says how far an upload has come: where the next call goes on. Nothing has arrived: `committed_bytes` is 0."""
 
     @_abc_1.abstractmethod
     def GetArtifact(
@@ -77,6 +105,8 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _artifact_service_pb2.DownloadArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_artifact_service_pb2.DownloadArtifactResponse], _abc.AsyncIterator[_artifact_service_pb2.DownloadArtifactResponse]]:
-        """Downloads an artifact in chunks."""
+        """Downloads an artifact in chunks, from any byte on; not one is sent before the whole was verified.
+        Errors: RESOURCE_EXHAUSTED (TOO_MANY_TRANSFERS).
+        """
 
 def add_ArtifactServiceServicer_to_server(servicer: ArtifactServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

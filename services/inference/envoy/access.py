@@ -1,0 +1,57 @@
+"""Owns who may call which models at the gateway: the access policy, made into the data of its decision."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from chassis.access import ORGANISATION, Binding, PolicySnapshot
+from chassis.permissions import Permissions
+
+PREDICTS: Final = "deployments.get"
+"""The permission that a call of a model needs, on its deployment, its model, its project or the organisation."""
+_COLLECTIONS: Final = frozenset({"deployments", "models"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRules:
+    """What the policy says about calls of models."""
+
+    grants: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By principal: `*`, project ids, served models (`<project>.<deployment>`), and `projects/<p>/models/<m>`."""
+    revoked_tokens: frozenset[str] = frozenset()
+    """Ids of tokens (`jti`)."""
+    revoked_sessions: frozenset[str] = frozenset()
+    revoked_principals: Mapping[str, float] = field(default_factory=dict)
+    """By principal: tokens issued before this time (seconds since 1970) are refused."""
+
+
+def call_rules(snapshot: PolicySnapshot) -> CallRules:
+    """The part of a policy that the gateway decides by."""
+    return CallRules(
+        grants=_grants(snapshot.bindings, snapshot.roles),
+        revoked_tokens=snapshot.revoked_tokens,
+        revoked_sessions=snapshot.revoked_sessions,
+        revoked_principals=snapshot.revoked_principals,
+    )
+
+
+def _grants(bindings: Iterable[Binding], roles: Mapping[str, frozenset[str]]) -> Mapping[str, frozenset[str]]:
+    predicting = {role for role, patterns in roles.items() if Permissions(patterns).grants(PREDICTS)}
+    grants: dict[str, set[str]] = {}
+    for binding in bindings:
+        scope = _scope(binding.scope)
+        if scope and binding.role in predicting:
+            grants.setdefault(binding.principal, set()).add(scope)
+    return {principal: frozenset(scopes) for principal, scopes in grants.items()}
+
+
+def _scope(scope: str) -> str:
+    """A binding's scope as the gateway asks for it; empty when no call of a model lies in it."""
+    if scope == ORGANISATION:
+        return scope
+    parts = scope.split("/")
+    if len(parts) == 2 and parts[0] == "projects":
+        return parts[1]
+    if len(parts) == 4 and parts[0] == "projects" and parts[2] in _COLLECTIONS:
+        return f"{parts[1]}.{parts[3]}" if parts[2] == "deployments" else scope
+    return ""

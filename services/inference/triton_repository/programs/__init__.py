@@ -1,0 +1,1 @@
+"""Programs that run models in Triton's Python stub: copied into repositories, so they import nothing of Lepton."""

@@ -1,0 +1,1 @@
+"""Other people's clients, unchanged but for a certificate and a token, through real Envoy to real Triton."""
