@@ -138,7 +138,7 @@ def test_the_loss_curve_has_every_step_once(stage: Stage) -> None:
 
 def test_those_who_were_cut_off_commit_nothing(stage: Stage) -> None:
     told = stage.play(Plan(turns=(Turn(ranks=2, end=End.CUT, after=2),)))
-    assert told.refused == [(1, "GENERATION_STALE")]
+    assert set(told.refused) == {(1, "GENERATION_STALE")}  # a second one, where the first refusal comes late
     assert {generation for generation, _, _ in told.accepted} == {2}
 
 
