@@ -446,7 +446,8 @@ def check_growth(snapshot: Snapshot, after: Snapshot, planned: Plan, now: float)
             continue
         before, placed = snapshot.assignments[each.workload][-1], snapshot.workloads[each.workload].assigned_at
         if each.granted and sum(count for _, count in each.granted) < len(before.slices):
-            continue  # it gives up surplus, for replicas
+            _check_surplus(snapshot, each, before, now)
+            continue
         rest_s = COOLED_S if before.kept and len(before.kept) == len(before.slices) else 0.0
         if snapshot.workloads[each.workload].kind is Kind.TRAINING:
             rest_s = SETTLED_S
@@ -455,6 +456,30 @@ def check_growth(snapshot: Snapshot, after: Snapshot, planned: Plan, now: float)
         for other in after.workloads.values() if not snapshot.queues else ():
             waits = other.state is State.PENDING and other.reason in _ROOM and not other.checks
             assert not waits or (other.pools and pool not in other.pools), f"{each.workload} grows, {other.name} waits"
+
+
+def _check_surplus(snapshot: Snapshot, decision: Decision, before: Assignment, now: float) -> None:
+    """A gang that gives up slices for nobody that waits does so for replicas that are missing, by the same rights."""
+    victim, granted = snapshot.workloads[decision.workload], dict(decision.granted)
+    for group in victim.groups:
+        assert granted.get(group.name, 0) >= group.min_count, f"floor: {victim.name} goes on with {granted}"
+    missing = [
+        each
+        for each in snapshot.workloads.values()
+        if each.kind is Kind.SERVING
+        and each.state in (State.ASSIGNED, State.RUNNING)
+        and snapshot.assignments[each.name][-1].pool == before.pool
+        and len(snapshot.assignments[each.name][-1].slices) < sum(group.max_count for group in each.groups)
+    ]
+    assert missing, f"no replica is missing for which {victim.name} gives up slices"
+    for position, claim in enumerate(missing):
+        try:
+            _check_rights(claim, victim, is_whole=False, snapshot=snapshot, now=now)
+        except AssertionError:
+            if position + 1 == len(missing):
+                raise
+        else:
+            return
 
 
 def check_determinism(snapshot: Snapshot, planned: Plan, now: float, planner: Planner) -> None:

@@ -237,6 +237,17 @@ def _priority_to_whoever_waits(snapshot: Snapshot, now: float) -> Plan:
     return plan(replace(snapshot, workloads=waits), now)
 
 
+def _replicas_without_end(snapshot: Snapshot, now: float) -> Plan:
+    """Takes every deployment to want more than it does."""
+    wide = {
+        name: each
+        if each.kind is not Kind.SERVING
+        else replace(each, groups=tuple(replace(group, max_count=99) for group in each.groups))
+        for name, each in snapshot.workloads.items()
+    }
+    return plan(replace(snapshot, workloads=wide), now)
+
+
 WRONG: dict[str, tuple[Planner, tuple[str, ...]]] = {
     "over-allocates devices": (_each(_all_on_device_0), ("over-allocated", "no placement")),
     "puts a share on two devices": (_each(_share_on_two_devices), ("devices:",)),
@@ -250,6 +261,7 @@ WRONG: dict[str, tuple[Planner, tuple[str, ...]]] = {
     "evicts without a placement": (_each(_nothing_reserved), ("no placement",)),
     "reserves what is not freed": (_each(_reserved_where_others_are), ("no victim", "no placement")),
     "evicts one too many": (_one_victim_too_many, ("not minimal",)),
+    "shrinks gangs for replicas that nobody wants": (_replicas_without_end, ("no replica is missing",)),
     "turns the order round": (_last_first, ("overtaken",)),
     "depends on the order given": (_by_the_order_given, ("not deterministic", "overtaken")),
     "forgets a project": (_forgetful, ("starved",)),

@@ -6,6 +6,7 @@ import json
 import math
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -77,15 +78,15 @@ def rows_of(
     return Cells(data, columns, signature, facts or TableFacts())
 
 
-class Rows:
+class Rows(ABC):
     """The rows of a dataset, cut into files."""
 
     kind: str
     count: int
 
+    @abstractmethod
     def part(self, start: int, rows: int) -> bytes:
         """The file of some rows."""
-        raise NotImplementedError
 
     def parts(self, size: int) -> Iterator[Part]:
         """All rows, in shards of `size`; of the last what is left."""
