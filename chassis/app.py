@@ -165,8 +165,13 @@ def run(
     argv: Sequence[str] | None = None,
     *,
     clock: Clock | None = None,
+    starts_processes: bool = False,
 ) -> None:
-    """Run a service: `python -m services.<name> --config FILE.toml`. Ends the process."""
+    """Run a service: `python -m services.<name> --config FILE.toml`. Ends the process.
+
+    What starts processes runs on the standard loop: uvloop runs Python (the hooks of os.register_at_fork) between fork
+    and exec, where any lock that another thread of a gRPC process held at the fork is held for ever.
+    """
     parser = argparse.ArgumentParser(description="A service of Lepton.")
     parser.add_argument("--config", required=True, type=Path, help="TOML file")
     arguments = parser.parse_args(argv)
@@ -177,7 +182,7 @@ def run(
     except settings.ConfigError as error:
         raise SystemExit(f"configuration: {error}") from None
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory(starts_processes=starts_processes)) as runner:
             runner.run(serve(config, build, clock or SystemClock()))
     except* (IdentityError, LookupError) as group:
         raise SystemExit("; ".join(str(each) for each in group.exceptions)) from None
@@ -260,7 +265,10 @@ def _write_ports(file: str, ports: dict[str, int]) -> None:
         aside.rename(path)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+def loop_factory(*, starts_processes: bool) -> Callable[[], asyncio.AbstractEventLoop]:
+    """The loop of a service: uvloop's where it is installed and starts no processes."""
+    if starts_processes:
+        return asyncio.new_event_loop
     try:
         import uvloop
     except ImportError:

@@ -104,4 +104,4 @@ async def build(config: AgentConfig, app: App) -> None:
 
 
 if __name__ == "__main__":
-    run(AgentConfig, build, clock=BootClock())
+    run(AgentConfig, build, clock=BootClock(), starts_processes=True)

@@ -216,7 +216,7 @@ class Warden:
 def main(parent: int, number: int) -> None:
     """Serve until the agent ends."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    # uvloop leaves copies of the agent's own standard files open in what it starts; no process may write to its log.
+    # The agent may leave copies of its own files open in what it starts (uvloop does); no process may write to its log.
     os.closerange(3, number)
     os.closerange(number + 1, os.sysconf("SC_OPEN_MAX"))
     waking, woken = socket.socketpair()

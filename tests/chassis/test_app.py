@@ -4,10 +4,12 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -71,3 +73,23 @@ async def test_a_service_that_cannot_go_on_ends_with_an_error(tmp_path: Path, ex
         _, stderr = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode not in (0, None)
     assert said in stderr.decode()
+
+
+_STARTS_ONE: Final = """
+import asyncio, os, sys
+from chassis.app import loop_factory
+
+os.register_at_fork(after_in_child=lambda: os.write(1, b"ran in the child"))
+with asyncio.Runner(loop_factory=loop_factory(starts_processes=sys.argv[1] == "True")) as runner:
+    process = runner.run(asyncio.create_subprocess_exec("true"))
+    runner.run(process.wait())
+"""
+
+
+@pytest.mark.parametrize("starts_processes", [True, False])
+def test_nothing_runs_between_fork_and_exec_of_what_an_agent_starts(starts_processes: bool) -> None:
+    """An agent hung at its start: a hook ran in the child and waited for a lock. The other loop is the control."""
+    ran = subprocess.run(
+        (sys.executable, "-c", _STARTS_ONE, str(starts_processes)), cwd=ROOT, stdout=subprocess.PIPE, check=True
+    )
+    assert ran.stdout == (b"" if starts_processes else b"ran in the child")
