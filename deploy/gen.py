@@ -39,6 +39,7 @@ def trees(root: Path) -> list[Tree]:
         Tree(protos=root / "protos" / "lepton", imports=root / "protos", out=root / "sdk"),
         Tree(protos=vendored / "buf", imports=vendored, out=root / "sdk"),
         Tree(protos=vendored / "chassis" / "etcdpb", imports=vendored, out=root),
+        Tree(protos=vendored / "services" / "inference" / "envoy" / "extprocpb", imports=vendored, out=root),
     ]
 
 

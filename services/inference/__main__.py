@@ -26,10 +26,12 @@ from services.inference.comparing import Comparer
 from services.inference.config import InferenceConfig
 from services.inference.deployments import Deployments
 from services.inference.envoy import EnvoyAdmin
+from services.inference.envoy.access import call_rules
 from services.inference.envoy.rejections import Rejections
 from services.inference.gateway import GatewayFiles
 from services.inference.gateway_identity import gateway_value, keep_certified, token_rules
 from services.inference.holder import Holder
+from services.inference.open_streams import OpenStreams
 from services.inference.optimizations.keys import LEADER as OPTIMIZER
 from services.inference.optimizations.reconciler import OptimizationReconciler
 from services.inference.optimizations.searches import Searches
@@ -63,8 +65,17 @@ async def build(config: InferenceConfig, app: App) -> None:
     recorder = await app.enter(Recorder(app.clock, Random()))  # noqa: S311 (a sample, no secret)
     scaling = config.autoscaling
     waker = DurableWaker(kv)
+    streams = OpenStreams()
+    app.access.on_change(lambda snapshot: streams.use(call_rules(snapshot)))
     holder = await app.enter(
-        Holder(waker, app.clock, address=scaling.holder, key=gateway.holder_key, held_bytes=scaling.held_bytes)
+        Holder(
+            waker,
+            app.clock,
+            address=scaling.holder,
+            key=gateway.holder_key,
+            held_bytes=scaling.held_bytes,
+            streams=streams,
+        )
     )
     envoy = EnvoyAdmin(gateway.directory)
     rejections = Rejections(envoy, app.clock)

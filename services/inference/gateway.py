@@ -136,7 +136,8 @@ class GatewayFiles:
         rejections: Rejections | None = None,
     ) -> None:
         self._rejections = rejections
-        self._kv, self._feed, self._gateway, self._recorder, self._holder = kv, feed, gateway, recorder, holder
+        self._kv, self._feed, self._recorder, self._holder = kv, feed, recorder, holder
+        self._gateway = replace(gateway, streams=holder.endpoint) if holder is not None else gateway
         self._deployments, self._revisions = deployments(kv), revisions(kv)
         self._served: dict[str, Deployment] = {}
         self._known: dict[str, DeploymentRevision] = {}

@@ -26,6 +26,7 @@ from services.inference.envoy import Endpoint, Routes
 from services.inference.envoy.clusters import ENGINE, HELD
 from services.inference.envoy.routes import of_cluster
 from services.inference.held_calls import Held, HeldCalls
+from services.inference.open_streams import PROCESS, OpenStreams
 
 log = logger(__name__)
 DOMAIN: Final = "inference.lepton"
@@ -70,12 +71,21 @@ class _Call:
 class Holder:
     """Listens while the context is open; `use` tells it of every change of routes and deployments."""
 
-    def __init__(self, waker: Waker, clock: Clock, *, address: str, key: str, held_bytes: int) -> None:
+    def __init__(
+        self,
+        waker: Waker,
+        clock: Clock,
+        *,
+        address: str,
+        key: str,
+        held_bytes: int,
+        streams: OpenStreams | None = None,
+    ) -> None:
         host, _, port = address.rpartition(":")
         if not _is_loopback(host) or not port.isdigit():
             problem = f"must be a loopback address and a port, as 127.0.0.1:0, not {address!r}"
             raise InvalidArgument("INVALID_FIELD", fields={"autoscaling.holder": problem})
-        self._waker, self._clock, self._key = waker, clock, key
+        self._waker, self._clock, self._key, self._streams = waker, clock, key, streams
         self._host, self._port = host, int(port)
         self._held = HeldCalls(clock, held_bytes)
         self._replicas: dict[tuple[str, int], tuple[Endpoint, ...]] = {}
@@ -99,6 +109,8 @@ class Holder:
             (route.model, target.revision): target.endpoints for route, target in routes.targets() if target.endpoints
         }
         self._served = {each.model_name: each for each in served.values()}
+        if self._streams is not None:
+            self._streams.follow(routes)
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -118,6 +130,11 @@ class Holder:
 
     async def answer(self, method: str, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """One call, from its first message to its answer. Raises LeptonError, or AioRpcError: the replica's own."""
+        if method == PROCESS and self._streams is not None:
+            self._let_in(context)
+            async for answer in self._streams.process(requests):
+                yield answer
+            return
         model, revision, metadata = self._admit(context)
         spec, name = self._spec(model), self._name(model)
         with self._held.place(model, name, spec.held_requests) as held:
@@ -135,13 +152,20 @@ class Holder:
 
     def _admit(self, context: Any) -> tuple[str, int, _Metadata]:
         """Whom a call is for, as the gateway says."""
-        given: _Metadata = tuple(context.invocation_metadata() or ())
-        key, _, cluster = str(dict(given).get(HELD, "")).partition(" ")
+        given, cluster = self._let_in(context)
         target = of_cluster(cluster)
-        if not hmac.compare_digest(key.encode(), self._key.encode()) or target is None:
+        if target is None:
             raise Unauthenticated("TOKEN_MISSING")
         passed = tuple((name, value) for name, value in given if name not in _OWN and not name.startswith("grpc-"))
         return *target, passed
+
+    def _let_in(self, context: Any) -> tuple[_Metadata, str]:
+        """The metadata of a call that has come through the gateway, and what the gateway says of it."""
+        given: _Metadata = tuple(context.invocation_metadata() or ())
+        key, _, word = str(dict(given).get(HELD, "")).partition(" ")
+        if not hmac.compare_digest(key.encode(), self._key.encode()):
+            raise Unauthenticated("TOKEN_MISSING")
+        return given, word
 
     async def _replica(self, call: _Call, held: Held, context: Any, without: frozenset[Endpoint]) -> Endpoint:
         """A proven replica, as soon as there is one. Raises Unavailable when none comes in time."""

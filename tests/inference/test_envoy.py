@@ -45,13 +45,17 @@ def test_equal_routes_render_to_equal_bytes(tmp_path: Path) -> None:
 
 def test_an_empty_route_table_is_complete(tmp_path: Path) -> None:
     files = render(gateway(tmp_path), Routes())
-    assert [cluster["name"] for cluster in document(files, "cds.json")] == ["any-replica"]
+    assert [cluster["name"] for cluster in document(files, "cds.json")] == ["any-replica", "open-streams"]
     assert document(files, "eds/any-replica.json")[0]["endpoints"] == [{"lb_endpoints": [], "priority": 0}]
 
 
 def test_every_model_has_a_cluster_its_endpoints_and_two_routes(tmp_path: Path) -> None:
     files = render(gateway(tmp_path), Routes(routes=(DIGITS,)))
-    assert [cluster["name"] for cluster in document(files, "cds.json")] == ["any-replica", "demo.digits@r1"]
+    assert [cluster["name"] for cluster in document(files, "cds.json")] == [
+        "any-replica",
+        "demo.digits@r1",
+        "open-streams",
+    ]
     lb_endpoints = document(files, "eds/demo.digits@r1.json")[0]["endpoints"][0]["lb_endpoints"]
     assert [one["endpoint"]["address"]["socket_address"]["port_value"] for one in lb_endpoints] == [9001, 9002]
     (host,) = document(files, "rds.json")[0]["virtual_hosts"]

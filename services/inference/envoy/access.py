@@ -6,6 +6,7 @@ from typing import Final
 
 from chassis.access import ORGANISATION, Binding, PolicySnapshot
 from chassis.permissions import Permissions
+from lepton.errors import LeptonError, PermissionDenied, Unauthenticated
 
 PREDICTS: Final = "deployments.get"
 """The permission that a call of a model needs, on its deployment, its model, its project or the organisation."""
@@ -23,6 +24,37 @@ class CallRules:
     revoked_sessions: frozenset[str] = frozenset()
     revoked_principals: Mapping[str, float] = field(default_factory=dict)
     """By principal: tokens issued before this time (seconds since 1970) are refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who holds a call open, by what its token says, and the model that it named."""
+
+    principal: str
+    token: str
+    session: str
+    issued: float
+    """Seconds since 1970."""
+    model: str
+
+
+def standing(rules: CallRules, caller: Caller, above: str = "") -> LeptonError | None:
+    """Why a call that was let in would not be let in any more; `above` is the model whose version is served.
+
+    Decides as the gateway's own script does (`policy.lua`).
+    """
+    revoked_before = rules.revoked_principals.get(caller.principal)
+    if (
+        caller.token in rules.revoked_tokens
+        or caller.session in rules.revoked_sessions
+        or (revoked_before is not None and caller.issued < revoked_before)
+    ):
+        return Unauthenticated("TOKEN_REVOKED")
+    project = caller.model.partition(".")[0]
+    held = rules.grants.get(caller.principal, frozenset())
+    if held.isdisjoint({ORGANISATION, project, caller.model, above} - {""}):
+        return PermissionDenied("PERMISSION_DENIED", permission=PREDICTS, resource=caller.model)
+    return None
 
 
 def call_rules(snapshot: PolicySnapshot) -> CallRules:

@@ -14,6 +14,7 @@ ANY = "any-replica"
 HELD = "x-lepton-held"
 ENGINE = "lepton-engine"
 COLLECTOR = "collector"
+STREAMS = "open-streams"
 _TOLD = "lepton"
 """Under it stands in an endpoint's metadata what is told of it, or to it alone; other endpoints do not see it."""
 _HTTP = TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -31,6 +32,7 @@ def cluster_files(gateway: Gateway, routes: Routes) -> dict[str, Json]:
     }
     groups |= {held_cluster(route): [(route.holder,)] for route in routes.routes if route.holder and not route.shares()}
     groups[ANY] = [routes.endpoints()[:_ANY_REPLICA_MAX]]
+    groups[STREAMS] = [(gateway.streams,) if gateway.streams else ()]
     files: dict[str, Json] = {
         f"eds/{name}.json": _assignment(name, groups[name], held.get(name, "")) for name in groups
     }

@@ -17,6 +17,7 @@ from services.inference.envoy.clusters import (
 )
 from services.inference.envoy.fast_path import MODEL, fast_path, filter_state, spelled, spelling
 from services.inference.envoy.limits import limited_models, limits
+from services.inference.envoy.open_streams import open_streams
 from services.inference.envoy.policy import policy_source
 from services.inference.envoy.refusals import local_replies
 from services.inference.envoy.routes import Gateway, Route, Routes
@@ -37,6 +38,7 @@ _DISCOVERED = {
     "authn": _FILTERS + "jwt_authn.v3.JwtAuthentication",
     "policy": _MATCHED,
     "limits": _FILTERS + "local_ratelimit.v3.LocalRateLimit",
+    "streams": _MATCHED,
 }
 CERTIFICATE = "gateway-certificate"
 
@@ -199,6 +201,7 @@ def _connection_manager(gateway: Gateway) -> Json:
             _filter("set_filter_state", "set_filter_state.v3.Config", **spelling()),
             _discovered(gateway, "policy"),
             _discovered(gateway, "limits"),
+            _discovered(gateway, "streams"),
             _filter("router", "router.v3.Router"),
         ],
         "access_log": [_access_log(gateway)],
@@ -222,6 +225,7 @@ def discovered_filters(gateway: Gateway, routes: Routes) -> dict[str, Json]:
         "authn": _token_check(gateway),
         "policy": _policy(gateway, routes),
         "limits": limits(routes),
+        "streams": open_streams(gateway),
     }
     return {
         f"ecds/{name}.json": {

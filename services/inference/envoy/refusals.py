@@ -45,6 +45,7 @@ def local_replies() -> Json:
             _mapper(_flags("UH"), Unavailable("NO_REPLICA", retry_after_s=1.0)),
             _mapper(_flags("UF", "UC", "UR", "URX"), Unavailable("REPLICA_LOST", retry_after_s=0.5)),
             _mapper(_flags("NC"), NotFound("MODEL_NOT_SERVED", model="the one that the request names")),
+            _mapper(_detail("stream_cut{TOKEN_REVOKED}"), Unauthenticated("TOKEN_REVOKED")),
             _mapper(_detail("max_duration_timeout"), DeadlineExceeded("DEADLINE_EXCEEDED")),
             _mapper(_detail("upstream_max_stream_duration_reached"), DeadlineExceeded("DEADLINE_EXCEEDED")),
         ]

@@ -191,6 +191,8 @@ class Gateway:
     max_connections: int = 10_000
     """Connections from outside that are held at once; more are closed as they come."""
     drain_s: int = 10
+    streams: Endpoint | None = None
+    """Who is told of every stream that opens, and may end it."""
     holder_key: str = ""
     """Proves to the holder of calls that they have come through this gateway; a secret of the service's process."""
 

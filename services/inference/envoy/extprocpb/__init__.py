@@ -1,0 +1,1 @@
+"""Generated contracts of `services.inference.envoy.extprocpb`; `make gen` writes them."""
