@@ -15,7 +15,7 @@ QUICK := -m "not slow and not integration and not exhaustive" --ignore=tests/mes
 # What `make bench` runs: every module of bench that is a program.
 BENCHES ?= $(sort $(basename $(notdir $(shell grep -l __main__ bench/*.py 2>/dev/null))))
 
-STATIC := check-format check-lint check-types check-imports check-protos check-generated
+STATIC := check-format check-lint check-types check-imports check-protos check-generated check-security
 .PHONY: help setup gen format check check-unit $(STATIC) test test-all bench demo up down clean
 
 help: ## list these targets
@@ -39,7 +39,7 @@ format: setup ## format the code and the protos
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/buf format protos --write
 
-check: setup ## formatting, lint, types, import rules, protos, generated code, unit tests: about a minute
+check: setup ## formatting, lint, types, import rules, protos, generated code, security, unit tests
 	@started=$$SECONDS; \
 	if $(MAKE) -j2 --output-sync=target --keep-going $(STATIC) check-unit; then \
 	    echo "check: all passed in $$((SECONDS - started)) s"; \
@@ -58,6 +58,9 @@ check-format:
 
 check-lint:
 	@echo "== lint"; $(BIN)/ruff check .
+
+check-security:
+	@echo "== security"; $(BIN)/bandit -q -ll -c pyproject.toml -r $(CODE); $(BIN)/python -m deploy.dependencies
 
 check-imports:
 	@echo "== import rules"; $(BIN)/lint-imports --no-logo

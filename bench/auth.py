@@ -30,6 +30,8 @@ from bench.http2_load import Load, Request, load
 from bench.rpc import target
 from chassis import GRPC_EXPERIMENTS
 from chassis.access import Binding, Decision, PolicyReplica, PolicySnapshot
+from chassis.call import Principal
+from chassis.conditions import Attributes, Condition, Window
 from chassis.policy_feed import follow_policy
 from lepton.auth.v1 import access_service_pb2 as access
 from lepton.auth.v1 import session_service_pb2 as session
@@ -47,6 +49,7 @@ TARGETS: Final = {
     "revocation_median_s": ("<=", 1.0),
     "revocation_worst_s": ("<=", 5.0),
 }
+AT_SHARE: Final = 0.7  # of what one core serves, at random times: what a service is sized for
 _PERMISSION, _RESOURCE = "jobs.create", "projects/p{}/jobs/digits"
 
 
@@ -80,6 +83,7 @@ def decisions(rounds: int = 7) -> dict[str, Any]:
         "uncached_eddsa_per_s": round(uncached),
         "decisions_vs_uncached": round(median(one / other for one, other in rates), 1),
         "permission_checks_per_s": round(checks),
+        "conditional_checks_per_s": round(_conditional_checks()),
         "in_process_p50_us": latencies[len(latencies) // 2] / 1000,
         "in_process_p99_us": latencies[len(latencies) * 99 // 100] / 1000,
         "in_process_p999_us": latencies[len(latencies) * 999 // 1000] / 1000,
@@ -106,15 +110,17 @@ def _uncached(signer: TokenSigner, tokens: list[str]) -> float:
 def _mixed(replica: PolicyReplica, signer: TokenSigner, live: list[tuple[str, str]]) -> float:
     """Decisions per second; one in a hundred is about a token that nobody has seen."""
     every = round(1 / COLD_SHARE)
-    fresh = [signer.token(f"users/u{n}", projects=[f"p{n % 1000}"]) for n in range(DECISIONS // every)]
+    fresh = [f"Bearer {signer.token(f'users/u{n}', projects=[f'p{n % 1000}'])}" for n in range(DECISIONS // every)]
+    known = [(f"Bearer {token}", resource) for token, resource in live]
     mixed = [
         (fresh[turn // every], _RESOURCE.format(turn // every % 1000)) if turn % every == 0 else pair
-        for turn, pair in zip(range(DECISIONS), cycle(live), strict=False)
+        for turn, pair in zip(range(DECISIONS), cycle(known), strict=False)
     ]
-    verify, allowed, permission = replica.verify, replica.allowed, _PERMISSION
+    verify, allowed, permission, wanted = replica.verify, replica.allowed, _PERMISSION, Decision.ALLOWED
     started = process_time()
-    for token, resource in mixed:
-        if allowed(verify(token), permission, resource) is not Decision.ALLOWED:
+    for header, resource in mixed:
+        # Cut out as the middleware does: a text that was hashed before would flatter the memory of tokens.
+        if allowed(verify(header[7:]), permission, resource) is not wanted:
             raise SystemExit("a decision that must allow did not: the figures would be worthless")
     return DECISIONS / (process_time() - started)
 
@@ -122,9 +128,9 @@ def _mixed(replica: PolicyReplica, signer: TokenSigner, live: list[tuple[str, st
 def _latencies(replica: PolicyReplica, live: list[tuple[str, str]]) -> list[int]:
     """Nanoseconds of decisions about live tokens, sorted."""
     taken = []
-    for token, resource in live * 10:
+    for header, resource in [(f"Bearer {token}", resource) for token, resource in live] * 10:
         started = perf_counter_ns()
-        _decide(replica, token, resource)
+        _decide(replica, header[7:], resource)
         taken.append(perf_counter_ns() - started)
     return sorted(taken)
 
@@ -147,6 +153,23 @@ def _checks(replica: PolicyReplica, live: list[tuple[str, str]]) -> float:
     for principal, resource in asked:
         allowed(principal, _PERMISSION, resource)
     return len(asked) / (process_time() - started)
+
+
+def _conditional_checks() -> float:
+    """Checks per second of grants for pools, priority and working hours, which no memory answers."""
+    hours = (Window(days=frozenset(range(1, 8)), start=0, end=24 * 60, zone="Europe/Berlin"),)
+    condition = Condition(pools=frozenset({"pools/a", "pools/b"}), max_priority=5, windows=hours)
+    binding = Binding(principal="users/u", role="roles/dev", scope="projects/p", condition=condition)
+    replica = PolicyReplica()
+    roles = {"roles/dev": frozenset({"jobs.*"})}
+    replica.apply(PolicySnapshot(revision=1, roles=roles, bindings=(binding,), issuer="i", audience="a"))
+    principal, attributes = Principal(name="users/u"), Attributes(pools=("pools/b",), priority=3)
+    if replica.allowed(principal, _PERMISSION, "projects/p", attributes) is not Decision.ALLOWED:
+        raise SystemExit("a decision that must allow did not: the figures would be worthless")
+    started = process_time()
+    for _ in range(DECISIONS):
+        replica.allowed(principal, _PERMISSION, "projects/p", attributes)
+    return DECISIONS / (process_time() - started)
 
 
 async def over_grpc(hello: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -180,12 +203,18 @@ async def over_grpc(hello: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     most = max(each["calls_per_s"] for each in loads)
     within = [each for each in loads if each["p95_ms"] <= TARGETS["grpc_p95_ms"][1]]
     best = max(within or loads[:1], key=lambda each: each["calls_per_s"])
+    done = _good(
+        await load(
+            hello["ports"]["client"], request, seconds=3 * seconds, concurrency=0, connections=4, tls=_tls(hello),
+            server_name="auth", rate_per_s=AT_SHARE * most,
+        )
+    )  # fmt: skip
     return {
         "loads": loads,
         "most_calls_per_s": most,
-        "grpc_p95_ms": best["p95_ms"],
-        "at_calls_per_s": best["calls_per_s"],
-        "at_concurrency": best["concurrency"],
+        "within_1_ms_calls_per_s": best["calls_per_s"],
+        "at_calls_per_s": round(done.rate),
+        **{f"grpc_p{p}_ms": round(done.percentile_us(p / 100) / 1000, 3) for p in (50, 95, 99)},
     }
 
 

@@ -44,6 +44,7 @@ service {
   method { name: "Anyone" RULE_PUBLIC QUERY }
   method { name: "SignedIn" RULE_AUTHENTICATED QUERY }
   method { name: "ForPeers" RULE_PEERS QUERY }
+  method { name: "WatchPeers" RULE_PEERS QUERY server_streaming: true }
   method { name: "Forgotten" NO_RULE }
   method { name: "Watch" RULE_PERMISSION_STREAM server_streaming: true }
   method { name: "Collect" RULE_PERMISSION_STREAM client_streaming: true }
@@ -88,6 +89,7 @@ def _message_classes() -> tuple[Any, Any]:
 EchoMessage, PingMessage = _message_classes()
 _KINDS: Final[Mapping[str, tuple[Callable[..., Any], str]]] = {
     "Watch": (grpc.unary_stream_rpc_method_handler, "unary_stream"),
+    "WatchPeers": (grpc.unary_stream_rpc_method_handler, "unary_stream"),
     "Collect": (grpc.stream_unary_rpc_method_handler, "stream_unary"),
     "Chat": (grpc.stream_stream_rpc_method_handler, "stream_stream"),
 }
@@ -143,6 +145,8 @@ class Echo:
         """The request, `count` times."""
         for _ in range(request.count):
             yield request
+
+    WatchPeers = Watch
 
     async def Collect(self, requests: Any, context: Any) -> Any:
         """How many messages came, as the count."""

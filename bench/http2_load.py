@@ -7,6 +7,8 @@ import asyncio
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
+from random import Random
 from struct import pack
 from time import perf_counter
 from typing import Final, cast
@@ -54,21 +56,40 @@ async def load(
     connections: int = 1,
     tls: ssl.SSLContext | None = None,
     server_name: str = "trainer",
+    rate_per_s: float = 0.0,
 ) -> Load:
-    """Keep `concurrency` calls in flight for a time."""
+    """Keep `concurrency` calls in flight for a time; with a rate, send that many a second, whatever is answered.
+
+    With a rate the gaps are random (Poisson), and a latency counts from when a call was due: a server that stalls is
+    not asked less.
+    """
     result = Load()
     opened = [await _open(port, request, result, tls, server_name) for _ in range(connections)]
     started = perf_counter()
-    for connection in opened:
-        connection.begin(concurrency // connections, started + seconds)
+    if not rate_per_s:
+        for connection in opened:
+            connection.begin(concurrency // connections, started + seconds)
     try:
         async with asyncio.timeout(seconds + 10):
+            if rate_per_s:
+                await _arrive(opened, rate_per_s, started + seconds)
             await asyncio.gather(*(connection.done for connection in opened))
     finally:
         for connection in opened:
             connection.close()
     result.seconds = perf_counter() - started
     return result
+
+
+async def _arrive(opened: Sequence["_Connection"], rate_per_s: float, until: float) -> None:
+    random, turns, due = Random(7), cycle(opened), perf_counter()
+    while due < until:
+        while perf_counter() < due:  # noqa: ASYNC110 - a timer of the loop would be a millisecond late
+            await asyncio.sleep(0)
+        next(turns).send(due)
+        due += random.expovariate(rate_per_s)
+    for connection in opened:
+        connection.end()
 
 
 class _Connection(asyncio.Protocol):
@@ -79,6 +100,7 @@ class _Connection(asyncio.Protocol):
         self._sent_at: dict[int, float] = {}
         self._answered: set[int] = set()
         self._until = 0.0
+        self._has_ended = False
         self._turn = 0
         self._transport: asyncio.Transport | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -103,9 +125,19 @@ class _Connection(asyncio.Protocol):
             self.done.set_exception(error or ConnectionError("the server closed the connection"))
 
     def begin(self, concurrency: int, until: float) -> None:
-        self._until = until
+        self._until, self._has_ended = until, True
         for _ in range(concurrency):
             self._send()
+
+    def send(self, due: float) -> None:
+        """One call, counted from when it was due."""
+        self._send(due)
+
+    def end(self) -> None:
+        """No calls come any more; done when all are answered."""
+        self._has_ended = True
+        if not self._sent_at and not self.done.done():
+            self.done.set_result(None)
 
     def close(self) -> None:
         if self._transport is not None:
@@ -148,15 +180,15 @@ class _Connection(asyncio.Protocol):
             self._result.failures += 1
         if now < self._until:
             self._send()
-        elif not self._sent_at and not self.done.done():
+        elif self._has_ended and not self._sent_at and not self.done.done():
             self.done.set_result(None)
 
-    def _send(self) -> None:
+    def _send(self, due: float = 0.0) -> None:
         assert self._transport is not None
         stream, self._next_stream = self._next_stream, self._next_stream + 2
         self._turn = (self._turn + 1) % len(self._varying)
         head = (self._first if stream == 1 else self._again) + self._varying[self._turn]
-        self._sent_at[stream] = perf_counter()
+        self._sent_at[stream] = due or perf_counter()
         self._transport.write(
             _frame(_HEADERS, _END_HEADERS, stream, head) + _frame(_DATA, _END_STREAM, stream, self._data)
         )

@@ -2,37 +2,26 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
+from google.rpc import error_details_pb2, status_pb2
 
 from chassis.call import Call, enter_call, keep_metadata
+from chassis.message_limits import decoder
 from chassis.method import Method, describe
 from chassis.middleware import Enter, Leave, Middleware, Receive, Steps
-from lepton.errors import DETAILS_KEY, InvalidArgument, LeptonError
+from lepton.errors import DETAILS_KEY, LeptonError
 
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]  # not subscriptable at run time
 else:
     Handler = grpc.RpcMethodHandler
 _UNBOUNDED_CALL_S: Final = 60.0  # for unary calls of clients that set no deadline
+_MESSAGE_LIMIT: Final = 1024  # characters
 _METADATA_LIMIT: Final = 4096  # bytes of details; gRPC refuses 8 KiB of metadata in all
-
-
-class Malformed:
-    """Stands for a request that could not be decoded, so that it is refused in order and not by gRPC's UNKNOWN."""
-
-    def __init__(self, message: str) -> None:
-        object.__setattr__(self, "_message", message)
-
-    def __getattr__(self, name: str) -> Any:
-        raise self.error()
-
-    def error(self) -> InvalidArgument:
-        """The answer to such a request."""
-        return InvalidArgument("MALFORMED_MESSAGE", message=object.__getattribute__(self, "_message"))
 
 
 class Registrar:
@@ -79,7 +68,7 @@ def compile_handler(
     fail = tuple(action for step in reversed(steps) for action in (step.recover, step.leave) if action)
     finish = Finish(succeed, fail, domain, streams)
     inner = _wrapped(handler, steps)
-    decode = _decoder(handler.request_deserializer, method)
+    decode = decoder(handler.request_deserializer, method)
     if method.streams_requests:
         enter = tuple(step.enter for step in steps if step.enter)
         receive = tuple(step.receive for step in steps if step.receive)
@@ -248,18 +237,27 @@ class Finish:
 
 async def _abort(context: Any, error: LeptonError, domain: str) -> None:
     status = error.to_status(domain)
+    status.message = message = _short(error.message)
     while len(status.details) > 1 and status.ByteSize() > _METADATA_LIMIT:
         del status.details[-1]
-    await context.abort(error.code, error.message[:1024], ((DETAILS_KEY, status.SerializeToString()),))
+    if status.ByteSize() > _METADATA_LIMIT:
+        _shorten_facts(status)
+    await context.abort(error.code, message, ((DETAILS_KEY, status.SerializeToString()),))
 
 
-def _decoder(decode: Callable[[bytes], Any] | None, method: Method) -> Callable[[bytes], Any]:
-    name = method.request_type.full_name if method.request_type is not None else "the request"
+def _short(text: str) -> str:
+    """As much of a message as fits: gRPC sends each byte that is not printable ASCII as three."""
+    text = text[:_MESSAGE_LIMIT]
+    while len(text) + sum(3 * len(each.encode()) - 1 for each in text if not " " <= each <= "~") > 2 * _MESSAGE_LIMIT:
+        text = text[: len(text) * 3 // 4]
+    return text
 
-    def safely(data: bytes) -> Any:
-        try:
-            return decode(data) if decode is not None else data
-        except Exception:  # noqa: BLE001 - whatever the decoder raises means one thing; gRPC would answer UNKNOWN
-            return Malformed(name)
 
-    return safely
+def _shorten_facts(status: status_pb2.Status) -> None:
+    info = error_details_pb2.ErrorInfo()
+    status.details[0].Unpack(info)
+    for key, value in list(info.metadata.items())[:16]:
+        info.metadata[key] = value[: _METADATA_LIMIT // 64]
+    for key in list(info.metadata)[16:]:
+        del info.metadata[key]
+    status.details[0].Pack(info)

@@ -23,8 +23,10 @@ from chassis.config import ServiceConfig
 from chassis.identity import Identity, IdentityError, Issuer
 from chassis.issuer import AuthIssuer
 from chassis.logs import logger
+from chassis.middleware.rate_limit import RateLimits
 from chassis.peers import Peers
 from chassis.policy_feed import follow_policy
+from chassis.rates import Rate, rates_with
 from chassis.rpc_metrics import RpcMetrics
 from chassis.server import Listener, Registration, Server
 from chassis.stack import stack
@@ -100,6 +102,7 @@ class App:
         )
         self._peers = await self.enter(Peers(self.config.peers, self._identity))
         self.loop("identity", self._identity.renew_forever)
+        self.loop("end windows of grants", self.access.end_windows)
         if follows_policy:
             channel = self._peers.channel("auth")
             self.loop("policy", lambda: self.access.follow_forever(lambda: follow_policy(channel)))
@@ -145,8 +148,7 @@ class App:
                 self.access,
                 self.metrics,
                 access_log=self.config.telemetry.access_log,
-                rate_per_s=limits.rate_per_s,
-                burst=limits.burst,
+                limits=_rate_limits(limits),
                 auditor=self._auditor,
             ),
             metrics=self.metrics,
@@ -235,6 +237,16 @@ async def _guarded(name: str, run: Loop) -> None:
     except Exception as error:
         log.error("loop failed", error=error, loop=name)
         raise
+
+
+def _rate_limits(limits: settings.Limits) -> RateLimits:
+    return RateLimits(
+        caller=Rate(per_s=limits.rate_per_s, burst=limits.burst),
+        project=Rate(per_s=limits.project_rate_per_s, burst=limits.project_burst),
+        methods=rates_with(limits.rates),
+        caller_streams=limits.streams,
+        project_streams=limits.project_streams,
+    )
 
 
 def _auth_issuer(config: ServiceConfig) -> AuthIssuer:

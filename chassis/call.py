@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
+from chassis.credentials import issued_at
 from lepton.errors import LeptonError
 from lepton.names import project_of
 
@@ -92,6 +93,12 @@ class Call:
             ids = self.context.auth_context().get("peer_spiffe_id", ())
             self._peer = next((name.decode() for name in ids), "")
         return self._peer
+
+    @property
+    def certified_at(self) -> float:
+        """When the mesh peer's certificate was issued, in Unix seconds."""
+        found = self.context.auth_context().get("x509_pem_cert", ())
+        return next((issued_at(pem) for pem in found), 0.0)
 
     @property
     def peer_service(self) -> str:

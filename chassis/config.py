@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
+from chassis.rates import rates_with
+
 Config = TypeVar("Config")
 
 
@@ -58,7 +60,18 @@ class Limits:
 
     rate_per_s: float = 500.0  # calls of one principal; 0 = unlimited
     burst: float = 1000.0
+    project_rate_per_s: float = 2000.0  # calls on what lies in one project, whoever makes them; 0 = unlimited
+    project_burst: float = 4000.0
+    rates: Mapping[str, float] = field(default_factory=dict)  # by kind of method (chassis.rates): calls a second
+    streams: int = 512  # open at once, of one principal
+    project_streams: int = 2048
     drain_s: float = 10.0  # how long calls in flight may take after SIGTERM
+
+    def __post_init__(self) -> None:
+        try:
+            rates_with(self.rates)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,13 +4,24 @@ import ipaddress
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+BACKDATED: Final = timedelta(minutes=5)
+"""Certificates are valid from so long before they were issued, for clocks that are behind."""
+REPLICAS: Final = "replica.lepton.local"
+"""The domain of the names under which model servers are known: `<node>.replica.lepton.local`."""
+
+
+def replica_host(node: str) -> str:
+    """The name in the certificate of a node's model servers, by the node's id or resource name."""
+    return f"{node.rpartition('/')[2]}.{REPLICAS}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +46,15 @@ class Credentials:
     def not_after(self) -> datetime:
         """Until when it is valid."""
         return self.leaf.not_valid_after_utc
+
+    @property
+    def issuer_key(self) -> bytes:
+        """The id of the key that signed it; empty where it does not say."""
+        try:
+            named = self.leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+        except x509.ExtensionNotFound:
+            return b""
+        return named.key_identifier or b""
 
     @property
     def spiffe_id(self) -> str:
@@ -66,6 +86,12 @@ class Credentials:
             file.flush()
             os.fsync(file.fileno())
         aside.rename(path)
+
+
+@lru_cache(maxsize=4096)
+def issued_at(certificate_pem: bytes) -> float:
+    """When a certificate of the mesh's authority was issued, in Unix seconds."""
+    return (x509.load_pem_x509_certificate(certificate_pem).not_valid_before_utc + BACKDATED).timestamp()
 
 
 _BUNDLE = b"# trust bundle\n"

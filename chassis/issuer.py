@@ -1,5 +1,7 @@
 """Gets certificates from the auth service: the first for a join token, the next ones over mutual TLS."""
 
+from collections.abc import Awaitable, Callable
+
 from chassis.credentials import Credentials
 from lepton import channel
 from lepton.auth.v1 import identity_service_pb2, identity_service_pb2_grpc
@@ -31,3 +33,15 @@ class AuthIssuer:
             request = identity_service_pb2.RenewCertificateRequest(csr_pem=csr_pem.decode())
             answer = await stub.RenewCertificate(request, timeout=_TIMEOUT_S, wait_for_ready=True)
         return answer.certificate_chain_pem.encode(), answer.trust_bundle_pem.encode()
+
+
+def serving_issuer(auth: channel.Channel) -> Callable[[bytes], Awaitable[tuple[bytes, bytes]]]:
+    """Asks auth, over the mesh, for certificates of the calling agent's model servers: the chain and the roots."""
+    stub = identity_service_pb2_grpc.IdentityServiceStub(auth)
+
+    async def issue(csr_pem: bytes) -> tuple[bytes, bytes]:
+        request = identity_service_pb2.IssueServingCertificateRequest(csr_pem=csr_pem.decode())
+        answer = await stub.IssueServingCertificate(request, timeout=_TIMEOUT_S)
+        return answer.certificate_chain_pem.encode(), answer.trust_bundle_pem.encode()
+
+    return issue

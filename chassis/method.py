@@ -29,6 +29,8 @@ class Rule:
     public: bool = False
     peers: frozenset[str] = frozenset()
     authenticated: bool = False
+    pools: str = ""
+    priority: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,8 @@ def rule_of(method: MethodDescriptor) -> Rule | None:
         public=rule.public,
         peers=frozenset(rule.peers),
         authenticated=rule.authenticated,
+        pools=rule.pools,
+        priority=rule.priority,
     )
 
 

@@ -27,8 +27,12 @@ Registration = tuple[Callable[[Any, Any], None], Any]
 OPTIONS: Final[Sequence[tuple[str, Any]]] = (
     ("grpc.max_receive_message_length", 4 << 20),
     ("grpc.max_send_message_length", 4 << 20),
+    # gRPC unpacks a compressed message whole before it looks at its size: 4 MiB would become 4 GiB. Identity only.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
     ("grpc.max_metadata_size", 8 << 10),
     ("grpc.max_concurrent_streams", 256),
+    # Of one listener; an agent holds one, a client a few. More are closed before their handshake.
+    ("grpc.max_allowed_incoming_connections", 10_000),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.keepalive_permit_without_calls", 1),

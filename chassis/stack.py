@@ -13,9 +13,11 @@ from chassis.middleware.authentication import Authentication
 from chassis.middleware.authorisation import Authorisation
 from chassis.middleware.deadline import Deadline
 from chassis.middleware.errors import Errors, Translation
-from chassis.middleware.rate_limit import RateLimit
+from chassis.middleware.rate_limit import RateLimit, RateLimits
 from chassis.middleware.tracing import Tracing
 from chassis.middleware.validation import Validation
+from chassis.principal_rates import PrincipalRates
+from chassis.rates import Rate
 from chassis.rpc_metrics import RpcMetrics
 from lepton.errors import Unavailable
 
@@ -33,10 +35,12 @@ def stack(
     access_log: Which = "changes",
     rate_per_s: float = 500.0,
     burst: float = 1000.0,
+    limits: RateLimits | None = None,
     auditor: Auditor | None = None,
     translations: Mapping[type[BaseException], Translation] = TRANSLATIONS,
 ) -> Sequence[Middleware]:
-    """All middleware, outermost first."""
+    """All middleware, outermost first. `rate_per_s` and `burst` are one caller's, where `limits` is not given."""
+    limits = limits or RateLimits(caller=Rate(per_s=rate_per_s, burst=burst))
     makers: dict[str, Callable[[], Any]] = {
         "tracing": Tracing,
         "access_log": lambda: AccessLog(metrics, access_log),
@@ -45,7 +49,7 @@ def stack(
         "deadline": Deadline,
         "authentication": lambda: Authentication(access),
         "authorisation": lambda: Authorisation(access),
-        "rate_limit": lambda: RateLimit(rate_per_s=rate_per_s, burst=burst),
+        "rate_limit": lambda: RateLimit(limits, own=PrincipalRates(lambda name: access.limits.of(name))),
         "validation": Validation,
     }
     return [makers[name]() for name in ORDER]

@@ -11,13 +11,14 @@ from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 FILE: Final = ROOT / "sdk" / "lepton" / "service_config.json"
-# Only UNAVAILABLE, which gRPC promises for calls that may be sent again (AIP-194).
+# UNAVAILABLE, which gRPC promises for calls that may be sent again (AIP-194), and CANCELLED: a call that its own client
+# did not cancel had reached a server that was about to end, which drops what it has not begun.
 RETRY: Final = {
     "maxAttempts": 4,
     "initialBackoff": "0.1s",
     "maxBackoff": "2s",
     "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
 }
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import grpc
 
@@ -14,6 +15,15 @@ class TLS:
     certificate: Path | None = None
     key: Path | None = None
     server_name: str = ""  # the name in etcd's certificate, where it is not the one dialled
+
+    @classmethod
+    def of_files(cls, ca: str, certificate: str, key: str) -> Self | None:
+        """From settings, where an empty path is none; without a CA None: plaintext, for loopback only."""
+        if not ca:
+            if certificate or key:
+                raise ValueError("a certificate for etcd needs etcd's CA too: set it, or neither of the three")
+            return None
+        return cls(ca=Path(ca), certificate=Path(certificate) if certificate else None, key=Path(key) if key else None)
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Read the files."""

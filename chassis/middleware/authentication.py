@@ -15,6 +15,10 @@ class Verifier(Protocol):
         """The principal of a valid token."""
         ...
 
+    def member(self, spiffe_id: str, issued_at: float) -> Principal:
+        """The principal of a mesh peer whose certificate was issued then; Unauthenticated when it is revoked."""
+        ...
+
 
 class Authentication:
     """Fills in the call's principal. A public method asks for none."""
@@ -27,7 +31,7 @@ class Authentication:
         rule = method.rule
         if rule is None or rule.public:
             return Steps()
-        verify = self._verifier.verify
+        verify, member = self._verifier.verify, self._verifier.member
         takes_peers = bool(rule.peers) or rule.authenticated
 
         def enter(call: Call, _request: Any) -> None:
@@ -38,7 +42,7 @@ class Authentication:
                 call.principal = verify(header[7:])
                 return
             if takes_peers and call.peer:
-                call.principal = Principal(name=call.peer, is_peer=True)
+                call.principal = member(call.peer, call.certified_at)
                 return
             raise Unauthenticated("TOKEN_MISSING")
 

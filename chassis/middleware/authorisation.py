@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from chassis.access import Decision
 from chassis.call import POLICY_REVISION, Call, Principal
+from chassis.conditions import NO_ATTRIBUTES, Attributes
 from chassis.method import Method, Rule
 from chassis.middleware import Enter, Steps
-from lepton.errors import InvalidArgument, PermissionDenied, Unavailable
-from lepton.names import not_found
+from chassis.request_attributes import attributes_reader
+from lepton.errors import InvalidArgument, LeptonError, PermissionDenied, Unavailable
+
+_ALLOWED: Final = Decision.ALLOWED  # to look a member up in its enum costs as much as to look at a dictionary
 
 
 class Policy(Protocol):
@@ -20,11 +23,19 @@ class Policy(Protocol):
         """The revision of the policy that decides now."""
         ...
 
-    def allowed(self, principal: Principal, permission: str, resource: str) -> Decision:
-        """Whether the principal has the permission on the resource."""
+    def allowed(
+        self, principal: Principal, permission: str, resource: str, attributes: Attributes = NO_ATTRIBUTES
+    ) -> Decision:
+        """Whether the principal has the permission on the resource, for a request with these attributes."""
         ...
 
-    def guard(self, call: Call, permission: str, resource: str) -> None:
+    def refusal(
+        self, decision: Decision, principal: Principal, permission: str, resource: str, attributes: Attributes
+    ) -> LeptonError:
+        """The answer to a refused call."""
+        ...
+
+    def guard(self, call: Call, permission: str, resource: str, attributes: Attributes = NO_ATTRIBUTES) -> None:
         """Cut this stream when the decision that let it in no longer holds."""
         ...
 
@@ -48,7 +59,19 @@ class Authorisation:
             return Steps()
         if rule.permission:
             return self._permission(method, rule)
-        return Steps(enter=_peers_only(rule)) if rule.peers and not rule.authenticated else self._anyone(method)
+        return self._peers(method, rule) if rule.peers and not rule.authenticated else self._anyone(method)
+
+    def _peers(self, method: Method, rule: Rule) -> Steps:
+        """A stream is guarded too: a member's certificate may be revoked while it is open."""
+        admit, guard = _peers_only(rule), self._policy.guard
+        if not (method.streams_requests or method.streams_responses):
+            return Steps(enter=admit)
+
+        def enter(call: Call, request: Any) -> None:
+            admit(call, request)
+            guard(call, "", "")
+
+        return Steps(enter=enter, leave=self._policy.release)
 
     def _anyone(self, method: Method) -> Steps:
         if not (method.streams_requests or method.streams_responses) or method.is_infrastructure:
@@ -58,12 +81,15 @@ class Authorisation:
     def _permission(self, method: Method, rule: Rule) -> Steps:
         allowed, peers, permission = self._policy.allowed, rule.peers, rule.permission
         resource_of: Callable[[Any], str] | None = attrgetter(rule.resource) if rule.resource else None
+        attributes_of = attributes_reader(rule, method.request_type)
         is_stream = method.streams_requests or method.streams_responses
 
         def decide(call: Call, request: Any) -> None:
             principal = call.principal
             if principal is None or principal.is_peer:
                 if peers and call.peer_service in peers:
+                    if is_stream:
+                        self._policy.guard(call, "", "")
                     return
                 raise PermissionDenied("PEER_DENIED", peer=call.peer)
             resource = resource_of(request) if resource_of is not None else ""
@@ -72,12 +98,13 @@ class Authorisation:
             call.asked = resource
             if call.policy_revision:
                 self._not_behind(call.policy_revision)
-            decision = allowed(principal, permission, resource)
-            if decision is not Decision.ALLOWED:
-                raise refusal(decision, permission, resource)
+            attributes = NO_ATTRIBUTES if attributes_of is None else attributes_of(request)
+            decision = allowed(principal, permission, resource, attributes)
+            if decision is not _ALLOWED:
+                raise self._policy.refusal(decision, principal, permission, resource, attributes)
             call.resource = resource
             if is_stream:
-                self._policy.guard(call, permission, resource)
+                self._policy.guard(call, permission, resource, attributes)
 
         leave = self._policy.release if is_stream else None
         if resource_of is None and method.streams_requests:
@@ -91,13 +118,6 @@ class Authorisation:
         if self._policy.revision < int(wanted):
             known = str(self._policy.revision)
             raise Unavailable("POLICY_BEHIND", retry_after_s=0.2, revision=known, wanted=wanted)
-
-
-def refusal(decision: Decision, permission: str, resource: str) -> Exception:
-    """The answer to a refused call: a resource that the caller may not know of is answered as if it were absent."""
-    if decision is Decision.HIDDEN:
-        return not_found(resource)
-    return PermissionDenied("PERMISSION_DENIED", permission=permission, resource=resource[:256] or "the organisation")
 
 
 def _refuse(call: Call, _request: Any) -> None:

@@ -6,12 +6,13 @@ from typing import Any, Final
 from google.protobuf.descriptor import Descriptor
 from protovalidate import Validator
 
-from chassis.adapter import Malformed
 from chassis.call import Call
 from chassis.field_behaviour import apply, plan_of
+from chassis.message_limits import Malformed
 from chassis.method import Method
 from chassis.middleware import Receive, Steps
 from chassis.quick_check import proof_of
+from chassis.times import times_check
 from lepton.errors import InvalidArgument
 
 _RULES: Final = "buf/validate/validate.proto"
@@ -38,11 +39,13 @@ class Validation:
         The proto says so of them with `repeated.items.ignore = IGNORE_ALWAYS`; the call's own check passes them over.
         """
         collect, plan, has_rules = self._validator.collect_violations, plan_of(message), _has_rules(message)
-        is_needed = plan.is_needed
+        is_needed, check_times = plan.is_needed, times_check(message)
         proves = proof_of(message) if has_rules else None
 
         def check(request: Any) -> None:
             fields = apply(plan, request, clears=clears) if is_needed else {}
+            if check_times is not None:
+                check_times(request, fields)
             if has_rules and (proves is None or not proves(request)):
                 for violation in collect(request):
                     fields.setdefault(_path(violation.proto.field), violation.proto.message or violation.proto.rule_id)

@@ -3,8 +3,10 @@
 from typing import Any, Final
 
 from deploy import tools
+from deploy.local.etcd_certificates import EtcdCertificates
 from deploy.local.home import Home
 from deploy.local.ports import Ports
+from lepton.artifacts.location import PROJECT_KEYS
 
 Settings = dict[str, Any]
 
@@ -48,7 +50,7 @@ def agent_settings(node: str, home: Home, ports: Ports) -> Settings:
         "node": node,
         "pool": pool,
         "state_dir": str(home.state(f"agent-{node}")),
-        "artifacts": home.artifacts.as_uri(),
+        "artifacts": artifacts(home),
         "cpu_milli": 8000,
         "memory_bytes": 8 * GIB,
         "devices": [{"model": "virtual", "memory_bytes": 16 * GIB}] * devices,
@@ -61,6 +63,11 @@ def agent_settings(node: str, home: Home, ports: Ports) -> Settings:
             "python_path": str(triton.python_path),
         },
     }
+
+
+def artifacts(home: Home) -> str:
+    """The artifact store, where each project's artifacts are sealed with its own keys."""
+    return f"{home.artifacts.as_uri()}#{PROJECT_KEYS}"
 
 
 def join_token_file(name: str, home: Home) -> str:
@@ -87,31 +94,48 @@ def _common(name: str, home: Home, ports: Ports, *, listeners: tuple[str, ...]) 
 
 
 def _auth(home: Home, ports: Ports) -> Settings:
+    certificates = EtcdCertificates(home.etcd_certificates)
     return {
         "issuer": ISSUER,
         "audience": AUDIENCE,
         "kek_file": str(home.root / "secrets" / "kek"),
+        "project_keys": {"keyring_file": str(home.root / "secrets" / "keyring")},
         "bootstrap_password_file": str(home.admin_password),
-        "etcd": {"endpoints": [ports.address("etcd-client")]},
+        "etcd": {
+            "endpoints": [ports.address("etcd-client")],
+            "ca_file": str(certificates.ca),
+            "certificate_file": str(certificates.certificate("auth")),
+            "key_file": str(certificates.key("auth")),
+        },
     }
 
 
-def _scheduler(_home: Home, ports: Ports) -> Settings:
-    return {"etcd_endpoints": [ports.address("etcd-client")]}
+def _etcd(name: str, home: Home, ports: Ports) -> Settings:
+    certificates = EtcdCertificates(home.etcd_certificates)
+    return {
+        "etcd_endpoints": [ports.address("etcd-client")],
+        "etcd_ca": str(certificates.ca),
+        "etcd_cert": str(certificates.certificate(name)),
+        "etcd_key": str(certificates.key(name)),
+    }
+
+
+def _scheduler(home: Home, ports: Ports) -> Settings:
+    return _etcd("scheduler", home, ports)
 
 
 def _trainer(home: Home, ports: Ports) -> Settings:
     return {
-        "etcd_endpoints": [ports.address("etcd-client")],
-        "artifacts": home.artifacts.as_uri(),
+        **_etcd("trainer", home, ports),
+        "artifacts": artifacts(home),
         "journals": str(home.root / "journals"),
     }
 
 
 def _inference(home: Home, ports: Ports) -> Settings:
     return {
-        "etcd_endpoints": [ports.address("etcd-client")],
-        "artifacts": home.artifacts.as_uri(),
+        **_etcd("inference", home, ports),
+        "artifacts": artifacts(home),
         "gateway": {
             "directory": str(home.root / "gateway"),
             "address": ports.address("gateway"),

@@ -46,6 +46,11 @@ class Home:
         return self.root / "secrets" / "admin-password"
 
     @property
+    def etcd_certificates(self) -> Path:
+        """Who may speak to etcd."""
+        return self.root / "secrets" / "etcd"
+
+    @property
     def artifacts(self) -> Path:
         """The content-addressed store."""
         return self.root / "artifacts"

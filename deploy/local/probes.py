@@ -1,11 +1,14 @@
 """How the processes of the stack are asked whether they are ready."""
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from chassis.etcd import TLS
 
 Probe = Callable[[], Awaitable[bool]]
 _TIMEOUT_S = 2.0
@@ -27,14 +30,14 @@ def serving(admin_address: str) -> Probe:
     return ask
 
 
-def http_ok(address: str, path: str) -> Probe:
-    """A server that answers a GET with 200."""
+def http_ok(address: str, path: str, tls: Callable[[], ssl.SSLContext] | None = None) -> Probe:
+    """A server that answers a GET with 200; over TLS where its context is given."""
 
     async def ask() -> bool:
         host, _, port = address.rpartition(":")
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                reader, writer = await asyncio.open_connection(host, int(port))
+                reader, writer = await asyncio.open_connection(host, int(port), ssl=tls() if tls is not None else None)
                 try:
                     writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
                     await writer.drain()
@@ -46,6 +49,14 @@ def http_ok(address: str, path: str) -> Probe:
         return b" 200 " in status
 
     return ask
+
+
+def mutual(tls: TLS) -> ssl.SSLContext:
+    """The context of a client with a certificate; reads its files."""
+    context = ssl.create_default_context(cafile=tls.ca)
+    if tls.certificate is not None:
+        context.load_cert_chain(tls.certificate, tls.key)
+    return context
 
 
 def exists(path: Path) -> Probe:

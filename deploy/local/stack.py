@@ -8,10 +8,12 @@ from typing import Final
 
 import tomli_w
 
+from chassis.clock import SystemClock
 from deploy import tools
 from deploy.local import bootstrap, probes
 from deploy.local.component import Component
 from deploy.local.configs import NODES, PORT_NAMES, SERVICES, Settings, agent_settings, service_settings
+from deploy.local.etcd_certificates import OPERATOR, SERVER, EtcdCertificates
 from deploy.local.home import Home
 from deploy.local.ports import Ports
 from deploy.local.supervisor import Plan
@@ -47,15 +49,21 @@ def plan(home: Home) -> Plan:
 
 
 def _etcd(home: Home, ports: Ports) -> Component:
-    client, peer = f"http://{ports.address('etcd-client')}", f"http://{ports.address('etcd-peer')}"
+    """Everybody shows a certificate: its clients, and the other members if there were any."""
+    client, peer = f"https://{ports.address('etcd-client')}", f"https://{ports.address('etcd-peer')}"
+    made = EtcdCertificates(home.etcd_certificates)
+    made.make(SERVICES, SystemClock())
+    own, key, ca = str(made.certificate(SERVER)), str(made.key(SERVER)), str(made.ca)
     argv = [
         str(tools.etcd()),
         *("--name", "lepton", "--data-dir", str(home.root / "etcd"), "--log-level", "warn"),
         *("--listen-client-urls", client, "--advertise-client-urls", client),
         *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"lepton={peer}"),
+        *("--cert-file", own, "--key-file", key, "--client-cert-auth", "--trusted-ca-file", ca),
+        *("--peer-cert-file", own, "--peer-key-file", key, "--peer-client-cert-auth", "--peer-trusted-ca-file", ca),
         *("--auto-compaction-mode", "periodic", "--auto-compaction-retention", "10m"),
     ]
-    ready = probes.http_ok(ports.address("etcd-client"), "/health")
+    ready = probes.http_ok(ports.address("etcd-client"), "/health", partial(probes.mutual, made.tls(OPERATOR)))
     return Component(name="etcd", argv=tuple(argv), log=home.log("etcd"), is_ready=ready)
 
 

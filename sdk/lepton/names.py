@@ -85,6 +85,50 @@ class ApiKeyName(ResourceName):
 
 
 @dataclass(frozen=True, slots=True)
+class SecretName(ResourceName):
+    """A value that jobs of a project are given."""
+
+    pattern = "projects/{project}/secrets/{secret}"
+    project: str
+    secret: str
+
+    @property
+    def parent(self) -> ProjectName:
+        """The project it belongs to."""
+        return ProjectName(self.project)
+
+
+@dataclass(frozen=True, slots=True)
+class UserIdentityName(ResourceName):
+    """Who a user is at an OpenID provider."""
+
+    pattern = "users/{user}/identities/{identity}"
+    shapes: ClassVar[dict[str, str]] = {"identity": _HEX}
+    user: str
+    identity: str
+
+    @property
+    def parent(self) -> UserName:
+        """The user."""
+        return UserName(self.user)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadTrustName(ResourceName):
+    """A trust in ID tokens that sign in as a service account."""
+
+    pattern = "projects/{project}/serviceAccounts/{service_account}/workloadTrusts/{workload_trust}"
+    project: str
+    service_account: str
+    workload_trust: str
+
+    @property
+    def parent(self) -> ServiceAccountName:
+        """The service account it belongs to."""
+        return ServiceAccountName(self.project, self.service_account)
+
+
+@dataclass(frozen=True, slots=True)
 class RoleBindingName(ResourceName):
     """A role given on one project."""
 
@@ -105,6 +149,14 @@ class RoleName(ResourceName):
 
     pattern = "roles/{role}"
     role: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipalLimitName(ResourceName):
+    """How much some principals may use."""
+
+    pattern = "principalLimits/{principal_limit}"
+    principal_limit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +352,72 @@ class BatchPredictionName(ResourceName):
     pattern = "projects/{project}/batchPredictions/{batch_prediction}"
     project: str
     batch_prediction: str
+
+    @property
+    def parent(self) -> ProjectName:
+        """The project it belongs to."""
+        return ProjectName(self.project)
+
+
+@dataclass(frozen=True, slots=True)
+class CompliancePolicyName(ResourceName):
+    """Rules that a project has given itself."""
+
+    pattern = "projects/{project}/compliancePolicies/{compliance_policy}"
+    project: str
+    compliance_policy: str
+
+    @property
+    def parent(self) -> ProjectName:
+        """The project it belongs to."""
+        return ProjectName(self.project)
+
+
+@dataclass(frozen=True, slots=True)
+class OrganisationCompliancePolicyName(ResourceName):
+    """Rules of the whole organisation."""
+
+    pattern = "compliancePolicies/{compliance_policy}"
+    compliance_policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class ComplianceExemptionName(ResourceName):
+    """Leave not to keep a project's own policy."""
+
+    pattern = "projects/{project}/compliancePolicies/{compliance_policy}/exemptions/{exemption}"
+    project: str
+    compliance_policy: str
+    exemption: str
+
+    @property
+    def parent(self) -> CompliancePolicyName:
+        """The policy it is from."""
+        return CompliancePolicyName(self.project, self.compliance_policy)
+
+
+@dataclass(frozen=True, slots=True)
+class OrganisationComplianceExemptionName(ResourceName):
+    """Leave not to keep a policy of the organisation."""
+
+    pattern = "compliancePolicies/{compliance_policy}/exemptions/{exemption}"
+    compliance_policy: str
+    exemption: str
+
+    @property
+    def parent(self) -> OrganisationCompliancePolicyName:
+        """The policy it is from."""
+        return OrganisationCompliancePolicyName(self.compliance_policy)
+
+
+@dataclass(frozen=True, slots=True)
+class DataLabelsName(ResourceName):
+    """What is known of an artifact; the id is its SHA-256 in hexadecimal."""
+
+    pattern = "projects/{project}/dataLabels/{data_labels}"
+    shapes: ClassVar[dict[str, str]] = {"data_labels": _HEX}
+    project: str
+    data_labels: str
 
     @property
     def parent(self) -> ProjectName:

@@ -9,6 +9,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "INVALID_FIELD": "The request has invalid fields; correct the fields named in the details and send it again.",
     "INVALID_NAME": "The resource name is malformed; use the form {pattern}.",
     "MALFORMED_MESSAGE": "The message could not be decoded as {message}; use the protos that the server uses.",
+    "REQUEST_TOO_LARGE": "The request has {size} bytes, this method takes {limit} at most; send less at a time.",
+    "REQUEST_TOO_DEEP": "{message} holds messages more than {limit} deep; make it flatter.",
     "DEADLINE_REQUIRED": "Calls between services must carry a deadline; set a timeout on the call.",
     "DEADLINE_TOO_SHORT": "The deadline had already passed when the call arrived; set a longer timeout.",
     "DEADLINE_EXCEEDED": "The call did not finish before its deadline; set a longer timeout or try again.",
@@ -20,11 +22,21 @@ TEXTS: Final[Mapping[str, str]] = {
     "TOKEN_EXPIRED": "The access token has expired; refresh it or sign in again.",
     "TOKEN_REVOKED": "The access token was revoked; sign in again.",
     "PERMISSION_DENIED": "The caller lacks {permission} on {resource}; ask an administrator for a role that has it.",
+    "CONDITION_NOT_MET": (
+        "{permission} on {resource} is granted on a condition that is not met: {unmet}. "
+        "Change the request, or ask for a wider grant."
+    ),
+    "PRINCIPAL_LIMIT_EXCEEDED": (
+        "{principal} may have {limit} {unit} that have not ended; it has {used} and asks for {wanted} more. "
+        "Wait, or have the limit raised."
+    ),
     "POLICY_BEHIND": "The server decides by policy revision {revision}, not yet by {wanted}; try again shortly.",
     "LIMITED_TOKEN": "A token that is good for a part of its account's permissions makes no credentials; sign in anew.",
     "OWN_ACCOUNT": "{user} is who calls; have another administrator do it, so that nobody locks themselves out.",
     "ROLE_IN_USE": "{bindings} bindings give {role}, for example {binding}; delete them first.",
     "ROTATION_UNDER_WAY": "The newest signing key is not known everywhere yet; try again in {wait_s} seconds.",
+    "AUTHORITY_ROTATING": "The authority is being replaced until {until}; rotate again after that.",
+    "CERTIFICATE_REVOKED": "The certificate of {peer} was revoked; an operator admits it anew with a join token.",
     "PEER_DENIED": "The service {peer} may not call this method.",
     "PEER_REQUIRED": "This method is for the services of the mesh only.",
     "METHOD_WITHOUT_RULE": "The method has no access rule and is refused; add the rule option to its proto.",
@@ -59,8 +71,23 @@ TEXTS: Final[Mapping[str, str]] = {
     "PAGE_TOKEN_INVALID": "The page_token is not the next_page_token of the same request; list again without one.",
     "PAGE_TOKEN_EXPIRED": "The list was read too long ago to be continued; list again without a page_token.",
     # Signing in and joining the mesh.
-    "SIGN_IN_FAILED": "Signing in failed; check the name and the password, or the API key.",
+    "SIGN_IN_FAILED": "Signing in failed; check the name and the password, the API key, or the ID token.",
+    "SIGN_IN_THROTTLED": "Signing in failed too often from here, or for this account; wait as long as the details say.",
+    "SIGN_IN_BUSY": "Too many passwords are being checked at once; wait as long as the details say and try again.",
+    "PROVIDER_UNAVAILABLE": "The identity provider {issuer} does not answer; try again later.",
+    "PROVIDER_NOT_FOUND": "Auth knows no identity provider {provider}; see `lepton login --oidc`, or ask an operator.",
+    "PROVIDER_AMBIGUOUS": "There are several identity providers; choose one with --provider: {providers}.",
+    "PROVIDER_REFUSED": "The identity provider refused ({error}); sign in there again, or ask who runs it.",
     "REFRESH_TOKEN_REFUSED": "The refresh token is not, or no longer, good; sign in again.",
+    # Secrets.
+    "SECRET_NOT_FOUND": "There is no {secret}; `lepton secrets create` makes it.",
+    "SECRET_ALREADY_EXISTS": "{secret} exists already; `lepton secrets add-version` gives it a new value.",
+    "SECRET_DISABLED": "{secret} is disabled; `lepton secrets enable` gives it to jobs again.",
+    "SECRET_VERSION_UNUSABLE": "Version {version} of {secret} is {state}; name another, or give it a new version.",
+    "SECRET_VERSION_NOT_FOUND": "{secret} has no version {version}; `lepton secrets describe` lists those it has.",
+    "SECRET_VERSIONS_FULL": "{secret} has {versions} versions, as many as may be; destroy those that nothing uses.",
+    "SLICE_NOT_ASSIGNED": "{node} does not run generation {generation} of {workload} (any more); it gets no secrets.",
+    "SECRETS_UNAVAILABLE": "Secrets cannot be given to jobs here: {problem}.",
     "JOIN_TOKEN_REFUSED": "The join token is unknown, expired or used; have another one made.",
     "CSR_INVALID": "The certificate signing request cannot be granted; the details say why.",
     # Load and availability.
@@ -69,6 +96,7 @@ TEXTS: Final[Mapping[str, str]] = {
         "The call cannot be recorded in the audit log ({problem}), so it was not confirmed; repeat it with the same "
         "request_id once the operator has made room."
     ),
+    "STREAMS_EXHAUSTED": "{holder} has {limit} streams open, as many as it may; end some of them, then try again.",
     "RATE_LIMITED": "The caller sends too many calls; wait as long as the details say and try again.",
     "MESSAGE_TOO_LARGE": "The message is larger than the server accepts; send less at a time.",
     # The gateway, beside RATE_LIMITED and MESSAGE_TOO_LARGE.
@@ -121,7 +149,18 @@ TEXTS: Final[Mapping[str, str]] = {
     "ARTIFACT_CORRUPT": "The bytes of {artifact} no longer match its digest; store it again or restore it from a copy.",
     "ARTIFACT_SEALED": "{artifact} is encrypted; end the store's URL with '#key_file=' and the file of its keys.",
     "ARTIFACT_KEY_MISSING": "The key {key} is missing or wrong; put its line back into the store's key file.",
+    "PROJECT_NOT_ON_NODE": "{node} runs nothing of {project}, so it gets no keys of it.",
+    "ARTIFACT_KEYS_UNAVAILABLE": "The keys of artifacts cannot be given to nodes: {problem}.",
+    "TOO_MANY_KEY_VERSIONS": "{project} has {most} versions of a key already; wait until former ones are destroyed.",
+    "ARTIFACT_KEYS_UNKNOWN": "The keys of the artifacts of {project} are not here; try again once auth answers.",
     "ARTIFACT_TAMPERED": "An encrypted artifact is not as it was stored ({problem}); restore it from a copy.",
+    "PROJECT_SHREDDED": "The keys of {project} are destroyed, and with them all that they sealed; use another project.",
+    "PROJECT_KEY_MISSING": "Version {version} of the key of {project} is gone; restore the store of auth from a copy.",
+    "SEALED_DATA_TAMPERED": "What is stored of {resource} is not what was sealed there; restore it from a copy.",
+    "KEY_PROVIDER_UNAVAILABLE": "The key provider does not answer ({problem}); check its address, then try again.",
+    "KEYRING_KEY_NOT_FOUND": "There is no key {key} in {keyring}; `keyring-list` names those that there are.",
+    "KEYRING_KEY_IN_USE": "The key {key} stays in the keyring: {problem}.",
+    "KEY_PROVIDER_REFUSED": "The key provider refuses to use {key} ({problem}); check that it is enabled and allowed.",
     "ARTIFACTS_NOT_CONFIGURED": "This process knows no artifact store; set LEPTON_ARTIFACTS and LEPTON_PROJECT.",
     "FILE_NOT_FOUND": "There is no file {file}; check the path.",
     "DATASET_INVALID": "The dataset cannot be used: {problem}.",
@@ -193,6 +232,9 @@ TEXTS: Final[Mapping[str, str]] = {
     "ARTIFACT_TOO_LARGE": "The artifact is larger than {limit_bytes} bytes; split it, or have the limit raised.",
     "PACKAGE_INVALID": "The model package cannot be registered; correct what the details name.",
     "GOLDEN_INVALID": "The golden requests of the model are malformed; package the model again.",
+    "COMPLIANCE_VIOLATION": "{policy} does not allow it (rule {rule}): {problem}; {fix}.",
+    "COMPLIANCE_NOT_READY": "Where pools are is not known here yet, and a compliance policy asks; try again shortly.",
+    "COMPLIANCE_LIMIT": "There are {limit} {what} already, and no more fit into the policy; delete some first.",
     "DELETION_PROTECTED": (
         "The model {model} is protected from deletion; take that away with `lepton models update --no-protect`."
     ),

@@ -19,6 +19,7 @@ from services.agent.journal import Journal, Refusal
 from services.agent.launcher import Exit
 from services.agent.output import Tail, lines
 from services.agent.runner import Ending, SliceControl
+from services.agent.secret_mask import NOTHING, Mask
 from services.agent.watchdog import Watchdog, catches
 
 log = logger(__name__)
@@ -66,8 +67,10 @@ class Attendant:
         error_file: Path | None = None,
         node: str = "",
         hang_timeout_s: float = 0.0,
+        mask: Mask = NOTHING,
     ) -> None:
         self._process, self._control, self._journal = process, control, journal
+        self._mask = mask
         self._error_file, self._node = error_file, node
         self._tail = Tail()
         self._watchdog = Watchdog(
@@ -105,7 +108,7 @@ class Attendant:
         return ending
 
     async def _relay(self, pipe: asyncio.StreamReader, *, is_stderr: bool) -> None:
-        async for line in lines(pipe):
+        async for line in lines(pipe, self._mask):
             self._tail.add(line, is_stderr)
             if self._journal is not None:
                 said = run_report_pb2.OutputLine(text=line, is_stderr=is_stderr)
@@ -126,6 +129,7 @@ class Attendant:
 
     async def _take(self, line: Mapping[str, Any]) -> asyncio.Future[Refusal | None] | None:
         try:
+            line = self._mask.document(line)
             meant = rank_line.read(line)
         except InvalidArgument as error:
             log.warning("report refused", why=str(error))
@@ -217,7 +221,7 @@ class Attendant:
         """The error that the process left behind, in torch elastic's form."""
         message = _read_json(self._error_file).get("message", "")
         text = message.get("message", "") if isinstance(message, dict) else message
-        return str(text).strip().replace("\n", " ")[:1000]
+        return self._mask.text(str(text)).strip().replace("\n", " ")[:1000]
 
     def _batch_size(self) -> int:
         """Of the specification that lies beside the error file, if it says."""

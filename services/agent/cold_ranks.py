@@ -22,7 +22,7 @@ class ColdRanks:
     async def start(self, launch: RankLaunch, python: Path) -> Process:
         """Start a rank with an interpreter. Unavailable when there is no process to be had."""
         argv = command(launch.confinement, cold_command(python, launch.entry, launch.argv), files=REPORT_FD + 1)
-        environment = rank_environment(self._environ, launch.env)
+        environment = rank_environment(self._environ, {**launch.env, **launch.secrets})
         environment["VIRTUAL_ENV"] = str(python.parents[1])
         environment["PATH"] = f"{python.parent}:{environment.get('PATH', os.defpath)}"
         try:

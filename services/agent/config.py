@@ -4,6 +4,7 @@ node = "n1"                                # the node's id; its name is pools/<p
 pool = "general"                           # without it the pools' membership rules decide
 state_dir = "/var/lib/lepton/agent"        # work folders and the lock; one agent per directory
 artifacts = "file:///srv/lepton/artifacts" # where ranks and replicas read and write artifacts
+secrets_dir = "/run/lepton"                # on a tmpfs: where files of secrets lie; default: in the user's or /dev/shm
 
 [peers]                                    # mesh ports
 auth = "127.0.0.1:7002"
@@ -68,6 +69,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from chassis.config import ServiceConfig
+from lepton.artifacts import Location
 from lepton.names import NodeName, check_id
 from services.agent.isolation import IsolationSettings
 from services.agent.requirements import PipSettings
@@ -125,6 +127,7 @@ class AgentConfig(ServiceConfig):
     collector: str = ""  # "http://host:port" of the OTLP/HTTP collector, for Triton's own spans
     grace_s: float = 10.0  # for slices when the agent is told to stop
     scratch_dir: Path | None = None  # where TMPDIR of ranks lies; short, for sockets lie in it; None = in the system's
+    secrets_dir: Path | None = None  # where files of secrets lie: on a tmpfs; None = the first one found
     isolation: IsolationSettings = field(default_factory=IsolationSettings)
     caches: CacheSettings = field(default_factory=CacheSettings)
     pip: PipSettings = field(default_factory=PipSettings)
@@ -132,7 +135,8 @@ class AgentConfig(ServiceConfig):
     @property
     def artifact_folders(self) -> tuple[str, ...]:
         """Where the artifact store lies on this machine; empty when it is elsewhere."""
-        return (self.artifacts.removeprefix("file://"),) if self.artifacts.startswith("file://") else ()
+        url = Location.parse(self.artifacts).url
+        return (url.removeprefix("file://"),) if url.startswith("file://") else ()
 
     @property
     def scratch(self) -> Path:

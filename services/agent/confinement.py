@@ -19,6 +19,8 @@ from typing import Any, Final
 
 UMASK: Final = 0o077
 _O_PATH: Final = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW  # a link may lead above what is hidden
+NO_CORE: Final = 1
+"""Bytes of a core file that mean none at all: with 0 the kernel still hands the core to a program (core(5))."""
 _LANDLOCK: Final = (444, 445, 446)  # create_ruleset, add_rule, restrict_self: the same number on every architecture
 _READ_FILE: Final = 1 << 2
 _REFER: Final = 1 << 13  # to move a file to another folder: denied everywhere unless it is allowed

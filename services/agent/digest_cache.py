@@ -72,6 +72,19 @@ class DigestCache:
                 async with self._dropping:
                     await asyncio.to_thread(self._shrink)
 
+    async def drop(self, is_wanted: Callable[[str], bool]) -> None:
+        """Remove what has such a key, except what is held."""
+        async with self._dropping:
+            await asyncio.to_thread(self._drop, is_wanted)
+
+    def _drop(self, is_wanted: Callable[[str], bool]) -> None:
+        for mark in self._root.glob(f"*{_WHOLE}"):
+            key = mark.name.removesuffix(_WHOLE)
+            if is_wanted(key) and key not in self._entries:
+                mark.unlink()
+                remove_tree(self._root / key)
+                log.info("dropped from the node's cache", key=key)
+
     def _find(self, key: str) -> Kept | None:
         folder, mark = self._root / key, self._root / f"{key}{_WHOLE}"
         try:

@@ -87,7 +87,7 @@ def task_variables(
     return {
         "LEPTON_PROJECT": project,
         "LEPTON_GENERATION": str(generation),
-        "LEPTON_ARTIFACTS": place.artifacts,
+        "LEPTON_ARTIFACTS": place.artifacts_of(project),
         "LEPTON_ARRAY_COUNT": str(task_count),
         "TRACEPARENT": traceparent,
         "OTEL_EXPORTER_OTLP_ENDPOINT": place.otlp_endpoint,

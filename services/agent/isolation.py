@@ -47,9 +47,16 @@ class Share:
 class Isolation:
     """Hands out users and cgroups."""
 
-    def __init__(self, settings: IsolationSettings, state_dir: Path, *, shown: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        settings: IsolationSettings,
+        state_dir: Path,
+        *,
+        shown: tuple[str, ...] = (),
+        hidden: tuple[str, ...] = (),
+    ) -> None:
         self._settings = settings
-        self._hidden, self._shown = (str(state_dir), *settings.hidden), shown
+        self._hidden, self._shown = (str(state_dir), *settings.hidden, *hidden), shown
         self._users = Users(state_dir / _FILE, settings.first_uid, settings.uids)
         self._cgroup = Path(settings.cgroup) if settings.cgroup else None
 
@@ -78,14 +85,17 @@ class Isolation:
         """Whether projects have users of their own here."""
         return self._settings.first_uid > 0
 
+    def user(self, project: str) -> int | None:
+        """The user of a project here; None for the agent's own. FailedPrecondition when there is none left for it."""
+        return self._users.of(project) if self.has_users else None
+
     def confinement(self, project: str) -> Confinement:
         """What everything of a project is held to. FailedPrecondition when there is no user left for it."""
         settings = self._settings
         limits = {"core": 0, "files": settings.open_files}
         if settings.file_bytes:
             limits["file_bytes"] = settings.file_bytes
-        uid = self._users.of(project) if self.has_users else None
-        return Confinement(uid=uid, limits=limits, hidden=self._hidden, shown=self._shown)
+        return Confinement(uid=self.user(project), limits=limits, hidden=self._hidden, shown=self._shown)
 
     @asynccontextmanager
     async def slice(self, name: str, project: str, share: Share) -> AsyncIterator[Confinement]:

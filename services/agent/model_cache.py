@@ -49,6 +49,12 @@ class ModelCache:
         cache._shrink()
         return cache
 
+    def forget(self, project: str) -> None:
+        """Drop what is kept of a project that is gone."""
+        for each in self._folder.iterdir():
+            if each.name.rpartition("-")[0] == project:
+                each.unlink(missing_ok=True)
+
     def over(self, store: ModelFiles) -> "CachedFiles":
         """The store with this cache before it."""
         return CachedFiles(self, store)

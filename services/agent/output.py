@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from services.agent.secret_mask import NOTHING, Mask
+
 _CHUNK: Final = 64 << 10
 _LONGEST: Final = 8 << 10
 _KEPT_LINES: Final = 40
@@ -53,19 +55,24 @@ class Tail:
         return [line for wanted in (False, True) for line, is_stderr in self._lines if is_stderr is wanted]
 
 
-async def lines(pipe: asyncio.StreamReader) -> AsyncIterator[str]:
-    """The lines of a pipe until it is closed; a very long one comes in pieces, and what is not UTF-8 is marked."""
+async def lines(pipe: asyncio.StreamReader, mask: Mask = NOTHING) -> AsyncIterator[str]:
+    """The lines of a pipe until it is closed, without the secrets of a mask.
+
+    A very long line comes in pieces, and what is not UTF-8 is marked.
+    """
     rest = b""
     while chunk := await pipe.read(_CHUNK):
         *whole, rest = (rest + chunk).split(b"\n")
         for line in whole:
-            for piece in _pieces(line):
+            for piece in _pieces(mask.bytes(line)):
                 yield piece
-        while len(rest) > _LONGEST:
-            yield _decoded(rest[:_LONGEST])
-            rest = rest[_LONGEST:]
-    if rest:
-        yield _decoded(rest)
+        if len(rest) > _LONGEST + mask.window:
+            rest = mask.bytes(rest)  # before it is cut; what may be the beginning of a secret is kept back
+            while len(rest) > _LONGEST + mask.window:
+                yield _decoded(rest[:_LONGEST])
+                rest = rest[_LONGEST:]
+    for piece in _pieces(mask.bytes(rest)) if rest else ():
+        yield piece
 
 
 def _pieces(line: bytes) -> list[str]:

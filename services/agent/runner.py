@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from lepton.scheduler.v1 import workload_pb2
+from services.agent.artifact_places import ArtifactPlaces
 from services.agent.order import SliceOrder
 
 Slice = workload_pb2.Slice
@@ -90,3 +92,17 @@ class Surroundings:
     otlp_endpoint: str
     device_uuids: Mapping[int, str]  # of the real accelerators, by index
     device_models: Mapping[int, str] = field(default_factory=dict)  # likewise
+    places: ArtifactPlaces | None = None  # where each project has keys of its own for its artifacts
+
+    def artifacts_of(self, project: str) -> str:
+        """The artifact store's URL for what runs for a project."""
+        return self.artifacts if self.places is None else self.places.url(project)
+
+    def shown_of(self, project: str) -> tuple[Path, ...]:
+        """The folders that what runs for a project must be able to read for it."""
+        return () if self.places is None else self.places.shown(project)
+
+    async def artifacts_ready(self, project: str) -> None:
+        """Returns once that URL can be opened. Raises LeptonError."""
+        if self.places is not None:
+            await self.places.ready(project)

@@ -56,9 +56,9 @@ class Staging:
     """The node's caches of code, data and environments, and how a gang's program is put together of them."""
 
     def __init__(
-        self, *, root: Path, artifacts: str, folders: WorkFolders, clock: Clock, sizes: CacheSettings, pip: PipSettings
+        self, *, root: Path, folders: WorkFolders, clock: Clock, sizes: CacheSettings, pip: PipSettings
     ) -> None:
-        self._store, self._folders, self._pip = ArtifactStore(artifacts), folders, pip
+        self._folders, self._pip = folders, pip
         self._code = DigestCache(root / "code", most_bytes=sizes.code_bytes, clock=clock)
         self._data = DigestCache(root / "data", most_bytes=sizes.data_bytes, clock=clock)
         self._environments = DigestCache(root / "environments", most_bytes=sizes.environment_bytes, clock=clock)
@@ -68,10 +68,22 @@ class Staging:
         for each in (self._code, self._data, self._environments):
             each.clear_up()
 
+    async def forget(self, project: str) -> None:
+        """Drop what is kept of a project that is gone, but for what is held."""
+        for each in (self._code, self._data):
+            await each.drop(lambda key: is_of(key, project))
+
     async def stage(
-        self, code: RunCode, *, project: str, run_id: str, confinement: Confinement, until: AsyncExitStack
+        self,
+        code: RunCode,
+        *,
+        artifacts: ArtifactStore,
+        project: str,
+        run_id: str,
+        confinement: Confinement,
+        until: AsyncExitStack,
     ) -> Staged:
-        """Lay out a user's program for one gang; it stays until the stack is closed.
+        """Lay out a user's program for one gang, from the store as its project opens it, until the stack is closed.
 
         LeptonError when the code or its requirements cannot be used, DataUnusable when the data cannot.
         """
@@ -79,7 +91,7 @@ class Staging:
         uid = confinement.uid
 
         async def unpack_code(folder: Path) -> Mapping[str, Any]:
-            return await _in_thread(lambda is_over: self._unpack_code(project, code.digest, folder, is_over))
+            return await _in_thread(lambda is_over: _unpack_code(artifacts, project, code.digest, folder, is_over))
 
         key = _key(project, code.digest)
         pristine = await until.enter_async_context(self._code.hold(key, unpack_code))
@@ -93,14 +105,16 @@ class Staging:
             argv=argv,
             environment=environment,
             cwd=cwd,
-            data=await self._stage_data(code.data, project, uid, until) if code.data else "",
+            data=await self._stage_data(artifacts, code.data, project, uid, until) if code.data else "",
             python=python,
             shown=(folder, *([python.parents[1]] if python is not None else ())),
         )
 
-    async def _stage_data(self, digest: str, project: str, uid: int | None, until: AsyncExitStack) -> str:
+    async def _stage_data(
+        self, artifacts: ArtifactStore, digest: str, project: str, uid: int | None, until: AsyncExitStack
+    ) -> str:
         async def lay_out(folder: Path) -> Mapping[str, Any]:
-            facts = await _in_thread(lambda is_over: self._lay_out_data(project, digest, folder, is_over))
+            facts = await _in_thread(lambda is_over: _lay_out_data(artifacts, project, digest, folder, is_over))
             _show_only_to(folder, uid)
             return facts
 
@@ -124,29 +138,35 @@ class Staging:
         kept = await until.enter_async_context(self._environments.hold(key, make))
         return Path(kept.facts["python"])
 
-    def _unpack_code(self, project: str, digest: str, folder: Path, is_over: Callable[[], bool]) -> Mapping[str, Any]:
-        archive = folder.with_name(f"{folder.name}.tar")
+
+def _unpack_code(
+    store: ArtifactStore, project: str, digest: str, folder: Path, is_over: Callable[[], bool]
+) -> Mapping[str, Any]:
+    archive = folder.with_name(f"{folder.name}.tar")
+    try:
+        store.fetch_to(project, digest, archive)
+        bundle.unpack(archive, folder, bundle.CODE, is_over=is_over)
+    finally:
+        archive.unlink(missing_ok=True)
+    make_read_only(folder)
+    folder.chmod(0o500)  # ranks get copies
+    return {}
+
+
+def _lay_out_data(
+    store: ArtifactStore, project: str, digest: str, folder: Path, is_over: Callable[[], bool]
+) -> Mapping[str, Any]:
+    whole = folder / _SINGLE
+    store.fetch_to(project, digest, whole)
+    name = _SINGLE
+    if bundle.is_data(whole):
+        archive = whole.rename(folder.with_name(f"{folder.name}.tar"))
         try:
-            self._store.fetch_to(project, digest, archive)
-            bundle.unpack(archive, folder, bundle.CODE, is_over=is_over)
+            name = bundle.unpack(archive, folder, bundle.DATA, is_over=is_over).single
         finally:
             archive.unlink(missing_ok=True)
-        make_read_only(folder)
-        folder.chmod(0o500)  # ranks get copies
-        return {}
-
-    def _lay_out_data(self, project: str, digest: str, folder: Path, is_over: Callable[[], bool]) -> Mapping[str, Any]:
-        whole = folder / _SINGLE
-        self._store.fetch_to(project, digest, whole)
-        name = _SINGLE
-        if bundle.is_data(whole):
-            archive = whole.rename(folder.with_name(f"{folder.name}.tar"))
-            try:
-                name = bundle.unpack(archive, folder, bundle.DATA, is_over=is_over).single
-            finally:
-                archive.unlink(missing_ok=True)
-        make_read_only(folder)
-        return {"name": name}
+    make_read_only(folder)
+    return {"name": name}
 
 
 async def _in_thread(work: Callable[[Callable[[], bool]], Result]) -> Result:
@@ -178,6 +198,11 @@ def _show_only_to(folder: Path, uid: int | None) -> None:
     if uid is not None:
         os.chown(folder, os.geteuid(), uid)
         folder.chmod(0o550)
+
+
+def is_of(key: str, project: str) -> bool:
+    """Whether something kept belongs to a project, by its key: the project's id and a digest."""
+    return key.rpartition("-")[0] == project
 
 
 def _key(project: str, digest: str) -> str:

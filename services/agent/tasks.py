@@ -10,15 +10,17 @@ from types import TracebackType
 from typing import Final, Self
 
 from chassis.logs import logger
-from lepton.errors import InvalidArgument, Unavailable
+from lepton.errors import InvalidArgument, LeptonError
 from lepton.internal.v1 import node_session_pb2 as pb
 from lepton.names import WorkloadName, check_id
 from lepton.scheduler.v1 import workload_pb2
+from services.agent.array_secrets import ArraySecrets
 from services.agent.environment import checked, command, task_variables
 from services.agent.launcher import Exit
 from services.agent.launcher.launch import rank_environment
 from services.agent.processes import CannotRun, Warden
 from services.agent.runner import Surroundings
+from services.agent.secrets import Given, Secrets, no_secrets
 from services.agent.task_outbox import TaskOutbox
 from services.agent.task_runs import unpacked
 
@@ -48,6 +50,7 @@ class Task:
     message: str = ""
     stopped: str = ""  # why it was told to stop
     is_unwanted: bool = False  # nobody wants to hear how it ends
+    secrets: ArraySecrets | None = None  # once it has begun
 
     @property
     def is_over(self) -> bool:
@@ -64,6 +67,7 @@ class _Array:
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     first_index: int
+    secrets: ArraySecrets  # of its newest generation
     refusal: str = ""  # why none of it can be started
     generation: int = 0
     tasks: dict[int, Task] = field(default_factory=dict)  # by position, its newest place
@@ -72,13 +76,22 @@ class _Array:
 class Tasks:
     """All tasks here; leaving the block kills them."""
 
-    def __init__(self, *, surroundings: Surroundings, root: Path, inherited: Mapping[str, str], warden: Warden) -> None:
+    def __init__(
+        self,
+        *,
+        surroundings: Surroundings,
+        root: Path,
+        inherited: Mapping[str, str],
+        warden: Warden,
+        secrets: Secrets | None = None,
+    ) -> None:
         self.outbox = TaskOutbox()
+        self._secrets = secrets or no_secrets()
         self._surroundings, self._root, self._inherited, self._warden = surroundings, root, inherited, warden
         self._arrays: dict[str, _Array] = {}  # by uid
         self._named: dict[str, str] = {}  # workload -> uid
         self._by_id: dict[str, Task] = {}  # those that the warden has
-        self._to_order: dict[str, list[Task]] = {}  # by uid
+        self._to_order: dict[ArraySecrets, list[Task]] = {}  # of one generation of an array
         self._ended: dict[Task, None] = {}  # the oldest first
         self._ahead = 0
         self._live = 0
@@ -186,6 +199,8 @@ class Tasks:
                 each.is_unwanted = True
         self._stop(self._alive(), 0.0, "killed")
         await self._is_idle.wait()
+        for array in self._arrays.values():
+            array.secrets.close()
         for known in (self._arrays, self._named, self._to_order, self._ended):
             known.clear()
         self.outbox.clear()
@@ -214,6 +229,8 @@ class Tasks:
         code = 0
         if ended is not None:
             code = ended.code if ended.code is not None else -(ended.signal or signal.SIGKILL)
+        if each.secrets is not None:
+            words = each.secrets.given.mask.cut(words)
         if each.stopped:
             self._end(each, Slice.STOPPED, code, each.stopped)
         elif ended is None:
@@ -251,9 +268,18 @@ class Tasks:
             environment = rank_environment(self._inherited, {**checked(message.program.environment), **own})
         except InvalidArgument as error:
             refusal = f"cannot start: {error}"
-        array = self._arrays.setdefault(
-            message.workload_uid, _Array(message.workload_uid, message.workload, argv, environment, message.first_index)
+        secrets = ArraySecrets(
+            self._secrets,
+            message.program.secrets,
+            workload=message.workload,
+            workload_uid=message.workload_uid,
+            generation=message.generation,
         )
+        array = self._arrays.setdefault(
+            message.workload_uid,
+            _Array(message.workload_uid, message.workload, argv, environment, message.first_index, secrets),
+        )
+        array.secrets = secrets
         array.argv, array.environment, array.refusal = argv, environment, refusal
         self._named[message.workload] = message.workload_uid
         log.info("array", workload=message.workload, generation=message.generation, tasks=message.task_count)
@@ -273,24 +299,32 @@ class Tasks:
         if array.refusal:
             self._end(task, Slice.FAILED, 0, array.refusal)
             return
-        self._to_order.setdefault(array.uid, []).append(task)
+        task.secrets = array.secrets
+        task.secrets.users += 1
+        task.secrets.fetch(self._has_work.set)
+        self._to_order.setdefault(array.secrets, []).append(task)
         self._has_work.set()
 
     async def _order_for_ever(self) -> None:
         while True:
             await self._has_work.wait()
             self._has_work.clear()
-            while self._to_order and self._ahead < _AHEAD:
-                uid = next(iter(self._to_order))
-                waiting = self._to_order[uid]
+            while self._ahead < _AHEAD:
+                secrets = next((each for each in self._to_order if each.is_ready), None)
+                if secrets is None:
+                    break
+                waiting = self._to_order[secrets]
                 part = [each for each in waiting[:_TOGETHER] if not each.is_over]
                 del waiting[:_TOGETHER]
                 if not waiting:
-                    del self._to_order[uid]
-                if part:
-                    await self._order(self._arrays[uid], part)
+                    del self._to_order[secrets]
+                if part and secrets.refusal:
+                    for each in part:
+                        self._end(each, Slice.FAILED, 0, secrets.refusal)
+                elif part:
+                    await self._order(self._arrays[secrets.uid], part, secrets.given)
 
-    async def _order(self, array: _Array, part: list[Task]) -> None:
+    async def _order(self, array: _Array, part: list[Task], given: Given) -> None:
         uuids = self._surroundings.device_uuids
         named: list[tuple[str, dict[str, str]]] = []
         for each in part:
@@ -303,10 +337,15 @@ class Tasks:
             named.append((each.id, own))
         self._ahead += len(part)
         try:
+            await self._surroundings.artifacts_ready(WorkloadName.parse(array.workload).project)
             await self._warden.start_tasks(
-                named, array.argv, environment=array.environment, root=self._root, listener=self
+                named,
+                array.argv,
+                environment={**array.environment, **given.environment},
+                root=self._root,
+                listener=self,
             )
-        except (CannotRun, Unavailable, OSError) as error:
+        except (CannotRun, LeptonError, OSError) as error:
             self._ahead -= len(part)
             for each in part:
                 if self._by_id.pop(each.id, None) is not None:
@@ -335,6 +374,8 @@ class Tasks:
     def _end(self, task: Task, state: Slice.State.ValueType, exit_code: int = 0, message: str = "") -> None:
         task.state, task.exit_code, task.message = state, exit_code, message
         self._live -= 1
+        if task.secrets is not None:
+            task.secrets.release()
         if not task.is_unwanted:
             self.outbox.put(task)
         if not self._live:
@@ -352,6 +393,7 @@ class Tasks:
             return
         del array.tasks[task.position]
         if not array.tasks:
+            array.secrets.close()
             del self._arrays[uid], self._named[task.workload]
 
     def _alive(self) -> list[Task]:

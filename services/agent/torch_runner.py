@@ -12,12 +12,22 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chassis.failures import FailureClass
-from lepton.errors import DeadlineExceeded, Internal, LeptonError, ResourceExhausted, Unavailable
+from lepton.artifacts import ArtifactStore
+from lepton.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    LeptonError,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from lepton.internal.v1.run_report_pb2 import RankFailure, RunEvent, StartRunRequest, StartRunResponse
 from lepton.scheduler.v1 import workload_pb2
 from services.agent.attendant import Attendant, Attended
 from services.agent.cold_ranks import ColdRanks
-from services.agent.confinement import Confinement
+from services.agent.confinement import NO_CORE, Confinement
 from services.agent.environment import checked, checked_argv, rank_variables, slice_variables, visible_devices
 from services.agent.isolation import Isolation, Share
 from services.agent.journal import Journal
@@ -27,6 +37,7 @@ from services.agent.order import Gang, SliceOrder
 from services.agent.replacing import replacing
 from services.agent.report import Reporting
 from services.agent.runner import Ending, SliceControl, Surroundings
+from services.agent.secrets import Given, Secrets, no_secrets
 from services.agent.staging import DataUnusable, Staged, Staging
 from services.agent.warm_launcher import WarmLauncher
 from services.agent.work import WorkFolders
@@ -36,6 +47,7 @@ _STORE_LINGER_S: Final = 30.0  # ranks of other nodes may still be leaving throu
 _TOLD_S: Final = 2.0  # for the trainer to hear of a failure
 _TRANSIENT: Final = (Unavailable, DeadlineExceeded, ResourceExhausted, Internal)
 _CODE_ADVICE: Final = "correct the bundle or its requirements and submit the job again; `lepton run --dry-run` lists it"
+_SECRETS_ADVICE: Final = "see `lepton secrets describe`, then submit the job again or restart it"
 _DATA_ADVICE: Final = "upload the data again with --data, or name the digest of an artifact of the project"
 _DEFAULTS: Final = {"OMP_NUM_THREADS": "1"}
 
@@ -46,6 +58,7 @@ class _Run:
 
     answer: StartRunResponse  # of a program without a job, one with its specification alone
     program: Staged
+    secrets: Given = field(default_factory=Given)
 
 
 class _Refusal(Exception):
@@ -82,10 +95,12 @@ class TorchRunner:
         launcher: WarmLauncher,
         cold: ColdRanks,
         reporting: Reporting,
+        secrets: Secrets | None = None,
     ) -> None:
         self._surroundings, self._folders, self._scratch = surroundings, folders, scratch
         self._staging, self._isolation = staging, isolation
         self._launcher, self._cold, self._reporting = launcher, cold, reporting
+        self._secrets = secrets or no_secrets()
         self._gangs: dict[str, _LocalGang] = {}
 
     async def run(self, order: SliceOrder, control: SliceControl) -> Ending:
@@ -119,6 +134,7 @@ class TorchRunner:
                         error_file=folder / "error.json",
                         node=order.node,
                         hang_timeout_s=run.answer.hang_timeout_s,
+                        mask=run.secrets.mask,
                     )
                     life.enter_context(_ended_with(local.store, rank))
                     await life.enter_async_context(self._held_to(rank, share))
@@ -147,13 +163,15 @@ class TorchRunner:
                 raise local.refusal  # pip is not asked again for every rank
             if local.run is None:
                 try:
-                    local.run = await self._prepare(local, order)
+                    run = await self._prepare(local, order)
+                    local.run = replace(run, secrets=await self._given(local, order))
                 except _Refusal as refusal:
                     local.refusal = refusal
                     raise
             return local.run
 
     async def _prepare(self, local: _LocalGang, order: SliceOrder) -> _Run:
+        await self._surroundings.artifacts_ready(order.project)
         program = order.program.torch
         own = {**_DEFAULTS, **checked(program.environment)}
         builtin = Staged(entry=program.module, argv=checked_argv(program.argv), environment=own)
@@ -172,6 +190,7 @@ class TorchRunner:
         try:
             staged = await self._staging.stage(
                 answer.code,
+                artifacts=ArtifactStore(self._surroundings.artifacts_of(order.project)),
                 project=order.project,
                 run_id=order.gang.run_id,
                 confinement=self._isolation.confinement(order.project),
@@ -184,6 +203,15 @@ class TorchRunner:
         except LeptonError as error:
             raise _Refusal(f"cannot start: {error}", FailureClass.USER_ERROR, _CODE_ADVICE) from error
         return _Run(answer=answer, program=replace(staged, environment={**own, **staged.environment}))
+
+    async def _given(self, local: _LocalGang, order: SliceOrder) -> Given:
+        """The secrets of the gang; they stay until the last of its ranks here has ended."""
+        try:
+            fetched = await self._secrets.fetch_for(order)
+        except (NotFound, FailedPrecondition, InvalidArgument) as error:
+            raise _Refusal(f"cannot start: {error}", FailureClass.USER_ERROR, _SECRETS_ADVICE) from error
+        uid = self._isolation.confinement(order.project).uid if fetched.files else None
+        return local.closing.enter_context(self._secrets.lay_out(fetched, order.short, uid))
 
     async def _refused(self, order: SliceOrder, refusal: _Refusal) -> Ending:
         """The end of a rank that was never started, told to the trainer as its failure."""
@@ -227,12 +255,18 @@ class TorchRunner:
                 os.chown(each, held.uid, held.uid)
         own = slice_variables(
             order,
-            artifacts=place.artifacts,
+            artifacts=place.artifacts_of(order.project),
             otlp_endpoint=place.otlp_endpoint,
             traceparent=control.traceparent,
             visible_devices=visible_devices(order, place.device_uuids),
         )
+        given = run.secrets
         shown = [folder, places.temporary, *([program.data] if program.data else ()), *program.shown]
+        if given.folder is not None:
+            shown.append(given.folder)
+        if given.environment:
+            held = replace(held, limits={**held.limits, "core": NO_CORE})
+        shown += place.shown_of(order.project)
         contract = rank_variables(order, store_endpoint=endpoint, spec=spec, run=run.answer, data=program.data)
         folders = {"HOME": str(home), "TMPDIR": str(places.temporary)}
         return RankLaunch(
@@ -242,6 +276,7 @@ class TorchRunner:
             env={**_network(endpoint), **program.environment, **own, **contract, **folders},
             cwd=program.cwd or folder,
             confinement=replace(held, shown=(*held.shown, *map(str, shown))),
+            secrets=given.environment,
         )
 
     async def _start(self, launch: RankLaunch, python: Path | None) -> Attended:

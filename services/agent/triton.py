@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from chassis.logs import logger
+from lepton.errors import LeptonError
 from lepton.golden import Outcome
 from services.agent.triton_memory import Growth, LeakLimit
 from services.agent.triton_server import (
@@ -26,6 +27,7 @@ from services.agent.triton_server import (
     materialise,
     server_options,
 )
+from services.agent.triton_tls import ServerTls, ServingCertificate
 
 __all__ = [
     "ReplicaEvent",
@@ -87,6 +89,8 @@ class ReplicaSettings:
     restart_window_s: float = 300.0
     stop_s: float = 10.0
     memory_interval_s: float = 5.0
+    certificate_interval_s: float = 30.0
+    """How often it is looked whether the certificate of a server is still the one to have."""
     leak: LeakLimit = field(default_factory=LeakLimit)
     quiet_s: float = 2.0
     """A server whose successor is ready is stopped once it was asked nothing for so long."""
@@ -164,6 +168,7 @@ class TritonReplica:
         settings: ReplicaSettings | None = None,
         devices: Sequence[str] = (),
         charge: Charge | None = None,
+        certificate: ServingCertificate | None = None,
     ) -> None:
         if not models and charge is None:
             raise ValueError("a replica serves at least one model")
@@ -172,6 +177,7 @@ class TritonReplica:
         self._observe = observe
         self._settings = settings or ReplicaSettings()
         self._devices = devices
+        self._certificate = certificate
         self._charge = charge or _Fixed(models, self._settings)
         self._options = server_options(tools, models)
         self._random = random.Random()  # noqa: S311 (which samples a probe takes)
@@ -217,8 +223,13 @@ class TritonReplica:
 
         One that has outgrown its limit is still alive then, as `_outgrown`.
         """
+        try:
+            tls = await self._certificate.for_server() if self._certificate is not None else None
+        except LeptonError as error:
+            return f"no certificate for the server: {error}"
         server = TritonServer(
             tools=self._tools,
+            tls=tls,
             repository=self._directory / "repository",
             log=self._directory / "triton.log",
             port=port,
@@ -236,7 +247,12 @@ class TritonReplica:
                 await self._tell(ReplicaState.READY, endpoints=endpoints)
                 self._hand_over(retiring)
                 growth = await self._growth(server)
-                watching = (self._watch(server), self._outgrow(server, growth), self._charge.attend(server))
+                watching = (
+                    self._watch(server),
+                    self._outgrow(server, growth),
+                    self._charge.attend(server),
+                    self._expire(server, tls),
+                )
                 if await _first(self._stopping.wait(), *watching) > 1:
                     self._outgrown = _Outgrown(server, stack.pop_all())
                     return "its successor has not started"
@@ -267,6 +283,16 @@ class TritonReplica:
             memory = await asyncio.to_thread(server.memory)
             growth = growth.read(memory, asyncio.get_running_loop().time())
         log.warning("server is replaced", why=str(growth), endpoint=server.endpoint)
+
+    async def _expire(self, server: TritonServer, tls: ServerTls | None) -> None:
+        """Returns once the server's certificate is old, or the roots that it trusts are not those of now."""
+        while self._certificate is None or tls is None:
+            await asyncio.Event().wait()  # for ever
+        while True:
+            await asyncio.sleep(self._settings.certificate_interval_s)
+            if self._certificate.is_stale(tls.credentials):
+                break
+        log.info("server is replaced", why="its certificate or its roots are old", endpoint=server.endpoint)
 
     def _hand_over(self, retiring: asyncio.TaskGroup) -> None:
         """From now on its successor serves, or nobody is to."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from chassis.replica_channels import MUTUAL, TLS_FACT
 from lepton.artifacts import ArtifactStore
 from lepton.errors import FailedPrecondition
 from lepton.internal.v1 import model_server_pb2
@@ -27,6 +28,7 @@ from services.agent.triton_memory import LeakLimit
 from services.agent.triton_models import fetch
 from services.agent.triton_offer import device_classes, offer
 from services.agent.triton_shared import SharedModels
+from services.agent.triton_tls import ServingCertificate
 from services.agent.work import WorkFolders
 
 Slice = workload_pb2.Slice
@@ -45,7 +47,9 @@ class TritonRunner:
         leak: LeakLimit | None = None,
         cache: ModelCache | None = None,
         servers: Any = None,
+        certificate: ServingCertificate | None = None,
     ) -> None:
+        self._certificate = certificate
         self._servers = servers  # the channel to the inference service, which tells shared servers what to serve
         self._cache = cache
         self._leak = leak or LeakLimit()
@@ -59,14 +63,17 @@ class TritonRunner:
             offered = offer(self._tools, device_classes(order.devices, self._surroundings.device_models))
             settings = ReplicaSettings(trace_url=self._trace_url, leak=self._leak)
             charge = self._shared(order, folder / "triton", offered, settings) if order.program.triton.shared else None
+            await self._surroundings.artifacts_ready(order.project)
             # Reads whole models from the store.
             models = await asyncio.to_thread(
                 self._fetch, order.project, order.program.triton, folder / "files", offered
             )
-            engines = {f"engine/{model.name}": model.engine for model in models if model.engine}
+            facts = {f"engine/{model.name}": model.engine for model in models if model.engine}
+            if self._certificate is not None:
+                facts[TLS_FACT] = MUTUAL
 
             async def observe(event: ReplicaEvent) -> None:
-                _tell(control, event, engines)
+                _tell(control, event, facts)
 
             replica = TritonReplica(
                 tools=self._tools,
@@ -76,6 +83,7 @@ class TritonRunner:
                 settings=settings,
                 charge=charge,
                 devices=_devices(order, self._surroundings),
+                certificate=self._certificate,
             )
             try:
                 async with asyncio.TaskGroup() as tasks:
@@ -100,21 +108,22 @@ class TritonRunner:
         return SharedModels(
             connect=ModelServerServiceStub(self._servers).ServeModels,
             hello=hello,
-            fetch=lambda model, target: fetch(self._files(), order.project, model, target, offered),
+            fetch=lambda model, target: fetch(self._files(order.project), order.project, model, target, offered),
             directory=folder,
             settings=settings,
+            is_mutual_tls=self._certificate is not None,
         )
 
     def _fetch(
         self, project: str, program: program_pb2.TritonProgram, folder: Path, offered: Offer
     ) -> list[ServedModel]:
-        files = self._files()
+        files = self._files(project)
         return [
             fetch(files, project, model, folder / str(number), offered) for number, model in enumerate(program.models)
         ]
 
-    def _files(self) -> ModelFiles:
-        store = ArtifactStore(self._surroundings.artifacts)
+    def _files(self, project: str) -> ModelFiles:
+        store = ArtifactStore(self._surroundings.artifacts_of(project))
         # What lies on this machine is not kept on it a second time.
         return store if self._cache is None or store.is_local else self._cache.over(store)
 
@@ -129,10 +138,10 @@ def _devices(order: SliceOrder, surroundings: Surroundings) -> list[str]:
     return [surroundings.device_uuids[index] for index in order.devices if index in surroundings.device_uuids]
 
 
-def _tell(control: SliceControl, event: ReplicaEvent, engines: Mapping[str, str]) -> None:
+def _tell(control: SliceControl, event: ReplicaEvent, facts: Mapping[str, str]) -> None:
     if event.state is ReplicaState.READY:
         measured = {f"memory_bytes/{model}": str(size) for model, size in event.memory_bytes.items()}
-        control.ready(event.endpoints, {**engines, **measured})
+        control.ready(event.endpoints, {**facts, **measured})
     elif event.state is ReplicaState.STARTING and event.restarts:
         control.running(event.detail)
     elif event.state is ReplicaState.STOPPING:

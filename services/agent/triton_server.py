@@ -19,10 +19,12 @@ import psutil
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from chassis.replica_channels import ReplicaChannel
 from lepton.golden import Golden, Verdict, check
 from lepton.repository import CONFIG
 from services.agent import guard
 from services.agent.triton_memory import group_memory, members
+from services.agent.triton_tls import ServerTls
 
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (where Triton's stubs put it)
 _PREFIX: Final = "lepton-triton"
@@ -111,8 +113,10 @@ class TritonServer:
         trace_url: str = "",
         options: Sequence[str] = (),
         devices: Sequence[str] = (),
+        tls: ServerTls | None = None,
     ) -> None:
         self._tools = tools
+        self._tls = tls
         self._repository = repository
         self._log = log
         self._port = port
@@ -144,10 +148,11 @@ class TritonServer:
                 env=self._tools.environment(self._devices),
                 start_new_session=True,
             )
-        self._channel = grpc.aio.insecure_channel(self.endpoint, options=_CHANNEL)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        name, member = (self._tls.name, self._tls.member) if self._tls is not None else ("", None)
+        self._channel = ReplicaChannel(self.endpoint, name, member, _CHANNEL)
         try:
-            live = self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=self._start_s, wait_for_ready=True)
+            stub = await self._stub()
+            live = stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=self._start_s, wait_for_ready=True)
             await self._unless_ended(live, "start")
         except BaseException:
             await self._clear()
@@ -162,18 +167,20 @@ class TritonServer:
     async def load(self, model: str, *, deadline_s: float) -> None:
         """Loads a model of the repository. The deadline is ours: when a stub cannot start, Triton never answers."""
         request = service_pb2.RepositoryModelLoadRequest(model_name=model)
-        await self._unless_ended(self._stub.RepositoryModelLoad(request, timeout=deadline_s), f"load {model}")
+        stub = await self._stub()
+        await self._unless_ended(stub.RepositoryModelLoad(request, timeout=deadline_s), f"load {model}")
 
     async def unload(self, model: str, *, deadline_s: float) -> None:
         """Unloads a model; calls in flight are answered first. It answers none from now on."""
         request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
-        await self._unless_ended(self._stub.RepositoryModelUnload(request, timeout=deadline_s), f"unload {model}")
+        stub = await self._stub()
+        await self._unless_ended(stub.RepositoryModelUnload(request, timeout=deadline_s), f"unload {model}")
 
     async def calls(self, *, deadline_s: float) -> dict[str, int]:
         """How many calls of each loaded model have been answered, well or badly. Raises ServerFailed."""
         request = service_pb2.ModelStatisticsRequest()
         try:
-            answer = await self._stub.ModelStatistics(request, timeout=deadline_s)
+            answer = await (await self._stub()).ModelStatistics(request, timeout=deadline_s)
         except grpc.aio.AioRpcError as error:
             raise ServerFailed(f"statistics: {error.code().name}: {error.details()}") from error
         counted: dict[str, int] = {}
@@ -189,7 +196,7 @@ class TritonServer:
     async def prove(self, model: str, golden: Golden, *, deadline_s: float) -> Verdict:
         """Golden inference: the only readiness that means something, for Triton calls a dead stub ready."""
         self._probes[model] += sum(1 for _ in golden.requests())
-        return await check(self._channel, model, golden, deadline_s=deadline_s)
+        return await check(await self._channel.now(), model, golden, deadline_s=deadline_s)
 
     def probes(self, model: str) -> int:
         """How many calls of a model were our own."""
@@ -214,6 +221,9 @@ class TritonServer:
         with self._log.open("rb") as file:
             file.seek(max(self._log.stat().st_size - limit, 0))
             return file.read().decode(errors="replace").strip()
+
+    async def _stub(self) -> Any:
+        return service_pb2_grpc.GRPCInferenceServiceStub(await self._channel.now())
 
     async def _unless_ended(self, call: Awaitable[Any], what: str) -> None:
         """The call's end or the process's, whichever is first."""
@@ -278,6 +288,7 @@ class TritonServer:
             "--metrics-address=127.0.0.1",
             f"--metrics-port={self.metrics_port}",
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
+            *(self._tls.options(self._log.parent / "tls") if self._tls is not None else ()),
             *tracing,
             *self._options,
         ]

@@ -62,7 +62,9 @@ class SharedModels:
         fetch: Fetch,
         directory: Path,
         settings: ReplicaSettings,
+        is_mutual_tls: bool = False,
     ) -> None:
+        self._is_mutual_tls = is_mutual_tls
         self._connect, self._hello, self._fetch = connect, hello, fetch
         self._repository, self._files, self._settings = directory / "repository", directory / "files", settings
         self._held: dict[str, _Held] = {}
@@ -129,6 +131,7 @@ class SharedModels:
                 calls_per_minute=float(held.calls - first),
                 problem=held.problem,
                 engine=held.model.engine if held.model else "",
+                is_mutual_tls=self._is_mutual_tls,
             )
         return report
 

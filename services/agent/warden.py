@@ -22,6 +22,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -35,6 +36,7 @@ _MAX_FILES = 8
 _AT_ONCE = 8  # tasks that are started before others are heard again
 _LAST = 8 << 10  # bytes of a failed task's output that are looked at
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _OURS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 _DEFAULT = (*_OURS, signal.SIGPIPE, signal.SIGXFSZ)  # what this interpreter handles or ignores and a process must not
@@ -216,6 +218,10 @@ class Warden:
 def main(parent: int, number: int) -> None:
     """Serve until the agent ends."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_DUMPABLE, 0)  # the variables of all its processes pass through its memory
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    no_core = 1 if hard == resource.RLIM_INFINITY else min(hard, 1)  # see confinement.py
+    resource.setrlimit(resource.RLIMIT_CORE, (no_core, no_core))  # of those too
     # The agent may leave copies of its own files open in what it starts (uvloop does); no process may write to its log.
     os.closerange(3, number)
     os.closerange(number + 1, os.sysconf("SC_OPEN_MAX"))

@@ -1,4 +1,13 @@
-"""Starts the auth service, or prepares and mends it: `init`, `join-token` and `audit-repair`."""
+"""Starts the auth service, or prepares and mends it.
+
+init             makes the mesh's authority, the first administrator and the keyring, once
+join-token       admits a service or a node to the mesh
+audit-repair     sets aside what does not hold in the audit log
+keyring-list     the keys that wrap the keys of projects, the one that wraps now first
+keyring-add      another key wraps from now on; auth wraps all keys of projects by it, while it runs
+keyring-retire   removes a key (--key) that wraps nothing any more; do it after a project was shredded, so that older
+                 copies of the store are of no use either
+"""
 
 import argparse
 import asyncio
@@ -11,7 +20,7 @@ from chassis.app import App, run
 from chassis.clock import SystemClock
 from chassis.config import ConfigError
 from chassis.etcd import EtcdKV
-from chassis.kv import KVError
+from chassis.kv import KV, KVError
 from lepton.errors import LeptonError
 from services.auth.assembly import assemble
 from services.auth.audit import HEAD_KEY, AuditTrail
@@ -20,8 +29,9 @@ from services.auth.bootstrap import init
 from services.auth.config import AuthConfig, load
 from services.auth.join_tokens import LIFETIME, JoinTokens
 from services.auth.kek import Kek, KekError
+from services.auth.keyring import add_key, check_keyring, names, retire_key, used_keys
 
-COMMANDS: Final = ("init", "join-token", "audit-repair")
+COMMANDS: Final = ("init", "join-token", "audit-repair", "keyring-list", "keyring-add", "keyring-retire")
 
 
 async def build(config: AuthConfig, app: App) -> None:
@@ -37,6 +47,9 @@ async def prepare(arguments: argparse.Namespace) -> None:
         if arguments.command == "init":
             print("initialised" if await init(config, kv, clock) else "already initialised")
             return
+        if arguments.command.startswith("keyring-"):
+            print(await _keyring(arguments, config, kv))
+            return
         trail = AuditTrail(kv, clock, Kek.load(config.kek_file).derive(HEAD_KEY))
         if arguments.command == "audit-repair":
             print(await repair(kv, trail))
@@ -48,14 +61,25 @@ async def prepare(arguments: argparse.Namespace) -> None:
         print(made.token)
 
 
+async def _keyring(arguments: argparse.Namespace, config: AuthConfig, kv: KV) -> str:
+    path = check_keyring(config.project_keys.keyring)
+    if arguments.command == "keyring-add":
+        return add_key(path)
+    if arguments.command == "keyring-retire":
+        retire_key(path, arguments.key, await used_keys(kv))
+    return "\n".join(names(path))
+
+
 def main() -> None:
     """Choose by the first argument; without one, serve."""
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         run(AuthConfig, build)
-    parser = argparse.ArgumentParser(prog="python -m services.auth", description=__doc__)
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m services.auth", description=__doc__, formatter_class=form)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--config", required=True, type=Path, help="TOML file")
     parser.add_argument("--spiffe", default="", help="path of the SPIFFE id: service/<name> or agent/<node>")
+    parser.add_argument("--key", default="", help="name of a key, as keyring-list shows it")
     parser.add_argument("--ttl", type=int, default=int(LIFETIME.total_seconds()), help="seconds")
     try:
         asyncio.run(prepare(parser.parse_args()))

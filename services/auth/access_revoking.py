@@ -4,9 +4,11 @@ from typing import Final
 
 from chassis.kv import Delete, DeletePrefix, Op
 from lepton.auth.v1.session_service_pb2 import RevokeAccessRequest
+from lepton.errors import InvalidArgument
 from lepton.names import ServiceAccountName, UserName
 from services.auth import layout
 from services.auth.audit import Deed
+from services.auth.ca import SPIFFE_PATH, TRUST_DOMAIN
 from services.auth.policy import Policy
 from services.auth.revocations import Revocations
 from services.auth.store import Store
@@ -45,6 +47,8 @@ class AccessRevoking:
             after = page.entries[-1].key
 
     async def _principal(self, principal: str) -> list[Op]:
+        if principal.startswith("spiffe://"):
+            return [await self._member(principal)]
         mark = await self._revocations.of_principal(principal, self._store.clock.now())
         if principal.startswith("users/"):
             user = UserName.parse(principal, "principal")
@@ -53,3 +57,10 @@ class AccessRevoking:
         account = ServiceAccountName.parse(principal, "principal")
         await self._store.entry(account, layout.service_account(account))
         return [mark]
+
+    async def _member(self, spiffe_id: str) -> Op:
+        path = spiffe_id.removeprefix(f"spiffe://{TRUST_DOMAIN}/")
+        if not SPIFFE_PATH.fullmatch(path):
+            problem = f"must be spiffe://{TRUST_DOMAIN}/agent/NODE or .../service/NAME, or a user or service account"
+            raise InvalidArgument("INVALID_FIELD", fields={"principal": problem})
+        return await self._revocations.of_member(spiffe_id, self._store.clock.now())

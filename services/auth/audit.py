@@ -66,6 +66,10 @@ class AuditTrail:
             call.is_audited = True
         return done
 
+    async def beside(self, deed: Deed, compare: Sequence[Compare] = (), then: Sequence[Op] = ()) -> TxnResult:
+        """As `commit`, for what is done on behalf of the call being served, which gets a record of its own."""
+        return await self.append([self._record(deed)], compare, then)
+
     async def refused(self, resource: str, reason: str = "") -> None:
         """Record that the call being served was refused."""
         await self.commit(Deed(resource=resource, outcome=Outcome.REFUSED, reason=reason))

@@ -3,6 +3,8 @@
 import re
 from typing import Final
 
+from chassis.call import current_call
+from chassis.conditions import is_zone
 from chassis.kv import Compare, Delete, Op, Put, mod, present
 from lepton.auth.v1.access_service_pb2 import CreateRoleBindingRequest, ListRoleBindingsRequest
 from lepton.auth.v1.role_binding_pb2 import RoleBinding
@@ -16,11 +18,12 @@ from lepton.names import (
     UserName,
     not_found,
 )
+from lepton.policy.v1.condition_pb2 import Condition
 from services.auth import layout
 from services.auth.audit import Deed
 from services.auth.policy import Policy
 from services.auth.roles import ROLES
-from services.auth.store import Store
+from services.auth.store import Store, already_exists
 
 # Collections and ids in turn; whether there is such a resource is for the service to know that owns it.
 _RESOURCE: Final = re.compile(r"[a-z][A-Za-z]*/[a-z0-9][a-z0-9._-]*(/[a-z][A-Za-z]*/[a-z0-9][a-z0-9._-]*)*", re.ASCII)
@@ -35,23 +38,10 @@ class Bindings:
 
     async def create(self, request: CreateRoleBindingRequest) -> RoleBinding:
         """Grant a role to principals that exist."""
-        parent = parse_parent(request.parent)
-        name = (
-            RoleBindingName(parent.project, request.role_binding_id)
-            if parent is not None
-            else OrganisationRoleBindingName(request.role_binding_id)
-        )
-        binding = RoleBinding(
-            role=request.role_binding.role,
-            members=sorted(request.role_binding.members),
-            resource=checked_resource(request.role_binding.resource, parent, "role_binding.resource"),
-        )
+        parent, (name, binding) = parse_parent(request.parent), wanted(request)
 
         async def check() -> None:
-            if parent is not None:
-                await self._store.entry(parent, layout.project(parent))
-            for member in binding.members:
-                await self._check_member(member)
+            await self.check(parent, binding)
 
         needs, also = await self._role(RoleName.parse(binding.role, "role_binding.role"))
         if parent is not None:
@@ -61,6 +51,19 @@ class Bindings:
         )
         await self._policy.reached(int(created.etag.strip('"')))
         return created
+
+    async def preview(self, request: CreateRoleBindingRequest) -> RoleBinding:
+        """The binding that a request would make; the errors are those of making it."""
+        name, binding = wanted(request)
+        await self._role(RoleName.parse(binding.role, "role_binding.role"))
+        await self.check(parse_parent(request.parent), binding)
+        if await self._store.kv.get(layout.binding(name)) is not None:
+            raise already_exists(name)
+        return binding
+
+    async def stored(self, name: RoleBindingName | OrganisationRoleBindingName) -> str:
+        """The key of a binding that exists."""
+        return (await self._store.entry(name, layout.binding(name))).key
 
     async def page(self, request: ListRoleBindingsRequest) -> tuple[list[RoleBinding], str]:
         """The bindings of a project, or of the organisation."""
@@ -80,6 +83,24 @@ class Bindings:
         await self._policy.reached(revision)
         return revision
 
+    async def check(self, parent: ProjectName | None, binding: RoleBinding) -> None:
+        """NotFound for a project or a principal that does not exist."""
+        if parent is not None:
+            await self._store.entry(parent, layout.project(parent))
+        for member in binding.members:
+            if member.startswith("projects/"):
+                self._check_known(ServiceAccountName.parse(member, "role_binding.members"), parent)
+            await check_principal(self._store, member, "role_binding.members")
+
+    def _check_known(self, account: ServiceAccountName, parent: ProjectName | None) -> None:
+        """NotFound for an account of another project that the caller may not know of, whether there is one or not."""
+        call = current_call()
+        caller = call.principal if call is not None else None
+        if caller is None or account.parent == parent:
+            return
+        if not self._policy.permits(caller, "serviceAccounts.get", str(account)):
+            raise not_found(account)
+
     async def _role(self, name: RoleName) -> tuple[list[Compare], list[Op]]:
         """What a binding of the role rests on; it writes the role anew, so that who deletes the role sees it."""
         if str(name) in ROLES:
@@ -89,13 +110,36 @@ class Bindings:
             raise not_found(name)
         return [mod(entry.key, entry.mod_revision)], [Put(entry.key, entry.value)]
 
-    async def _check_member(self, member: str) -> None:
-        if member.startswith("users/"):
-            user = UserName.parse(member, "role_binding.members")
-            await self._store.entry(user, layout.user(user))
-            return
-        account = ServiceAccountName.parse(member, "role_binding.members")
-        await self._store.entry(account, layout.service_account(account))
+
+async def check_principal(store: Store, name: str, field: str) -> None:
+    """NotFound for a user or service account that does not exist, InvalidArgument for what is neither."""
+    if name.startswith("users/"):
+        user = UserName.parse(name, field)
+        await store.entry(user, layout.user(user))
+        return
+    account = ServiceAccountName.parse(name, field)
+    await store.entry(account, layout.service_account(account))
+
+
+def wanted(request: CreateRoleBindingRequest) -> tuple[RoleBindingName | OrganisationRoleBindingName, RoleBinding]:
+    """The binding that a request asks for, and its name. Raises InvalidArgument naming the field that is wrong."""
+    parent, given = parse_parent(request.parent), request.role_binding
+    name = (
+        RoleBindingName(parent.project, request.role_binding_id)
+        if parent is not None
+        else OrganisationRoleBindingName(request.role_binding_id)
+    )
+    for number, window in enumerate(given.condition.windows):
+        if not is_zone(window.time_zone):
+            bad = f"{window.time_zone[:64]!r} is no time zone of the IANA database; write for example Europe/Berlin"
+            raise InvalidArgument("INVALID_FIELD", fields={f"role_binding.condition.windows[{number}].time_zone": bad})
+    binding = RoleBinding(
+        role=given.role,
+        members=sorted(given.members),
+        resource=checked_resource(given.resource, parent, "role_binding.resource"),
+        condition=given.condition if given.condition != Condition() else None,
+    )
+    return name, binding
 
 
 def parse_parent(parent: str) -> ProjectName | None:

@@ -12,11 +12,13 @@ from lepton.internal.v1 import credentials_pb2
 from lepton.names import OrganisationRoleBindingName, UserName
 from services.auth import keys, layout
 from services.auth.audit import HEAD_KEY, AuditTrail, Deed
-from services.auth.authority_record import authority_put, load_authority
+from services.auth.authority_record import load_roots, roots_put
 from services.auth.ca import Authority
 from services.auth.config import AuthConfig
 from services.auth.kek import Kek, write_secret
+from services.auth.keyring import create_keyring
 from services.auth.passwords import Passwords
+from services.auth.roots import Roots
 from services.auth.store import stamp
 
 ADMIN: Final = UserName("admin")
@@ -28,16 +30,18 @@ _PASSWORD_BYTES: Final = 24
 async def init(config: AuthConfig, kv: KV, clock: Clock) -> bool:
     """Make what is missing and say whether the store was new. Whatever an earlier run made stays as it is."""
     kek = Kek.load_or_create(config.kek_file)
+    if config.project_keys.keyring is not None:
+        create_keyring(config.project_keys.keyring)
     is_new = False
-    authority = await load_authority(kv, kek, clock)
-    if authority is None:
+    roots = await load_roots(kv, kek, clock)
+    if roots is None:
         write_secret(config.bootstrap_password_file, secrets.token_urlsafe(_PASSWORD_BYTES))
         password = config.bootstrap_password_file.read_text().strip()
         hashed = await Passwords(memory_kib=config.password_memory_kib).hash(password)
         is_new = await _create(kv, kek, hashed, clock)
-        authority = await load_authority(kv, kek, clock)
-        assert authority is not None
-    _write_bundle(Path(config.identity.trust_bundle), authority.trust_bundle_pem)
+        roots = await load_roots(kv, kek, clock)
+        assert roots is not None
+    write_bundle(Path(config.identity.trust_bundle), roots.bundle_pem(clock.now()))
     return is_new
 
 
@@ -52,7 +56,7 @@ async def _create(kv: KV, kek: Kek, hashed: str, clock: Clock) -> bool:
         Deed(resource=str(ADMIN), actor=ACTOR, action="init"),
         [absent(layout.AUTHORITY)],
         [
-            authority_put(Authority.create(clock), kek),
+            roots_put(Roots(first=Authority.create(clock)), kek),
             Put(layout.signing_key(signing_key.kid), signing_key.SerializeToString()),
             Put(layout.user(ADMIN), user.SerializeToString()),
             Put(layout.password(ADMIN), password.SerializeToString()),
@@ -62,7 +66,8 @@ async def _create(kv: KV, kek: Kek, hashed: str, clock: Clock) -> bool:
     return done.succeeded
 
 
-def _write_bundle(path: Path, pem: str) -> None:
+def write_bundle(path: Path, pem: str) -> None:
+    """Hands out the roots to trust, as a file; replaced at once."""
     if path.exists() and path.read_text() == pem:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

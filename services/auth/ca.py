@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Final, Self
 
 from cryptography import x509
@@ -15,17 +16,25 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from chassis.clock import Clock
+from chassis.credentials import BACKDATED, REPLICAS
 from lepton.errors import InvalidArgument
 
 TRUST_DOMAIN: Final = "lepton.local"
 ROOT_LIFETIME: Final = timedelta(days=3652)
-_BACKDATED: Final = timedelta(minutes=5)  # for clocks that are behind
 SERVICES: Final = ("auth", "scheduler", "trainer", "inference", "gateway")
 SPIFFE_PATH: Final = re.compile(r"(agent|service)/[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _DNS: Final = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII
 )
 _MAX_NAMES: Final = 32
+
+
+class Use(Enum):
+    """What a certificate proves an identity for."""
+
+    BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+    SERVER = (ExtendedKeyUsageOID.SERVER_AUTH,)
+    CLIENT = (ExtendedKeyUsageOID.CLIENT_AUTH,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +59,7 @@ class SigningRequest:
         try:
             request = x509.load_pem_x509_csr(pem.encode())
             key, is_signed = request.public_key(), request.is_signature_valid
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
             raise _invalid("is not a PKCS#10 signing request in PEM") from error
         if not is_signed:
             raise _invalid("is not signed by its own key")
@@ -75,13 +84,13 @@ class Authority:
         self._clock = clock
 
     @classmethod
-    def create(cls, clock: Clock) -> Self:
+    def create(cls, clock: Clock, name: str = "Lepton mesh CA") -> Self:
         """A new root, for ten years."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name(
             [
                 x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Lepton"),
-                x509.NameAttribute(NameOID.COMMON_NAME, "Lepton mesh CA"),
+                x509.NameAttribute(NameOID.COMMON_NAME, name),
             ]
         )
         now = clock.now()
@@ -91,7 +100,7 @@ class Authority:
             .issuer_name(subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _BACKDATED)
+            .not_valid_before(now - BACKDATED)
             .not_valid_after(now + ROOT_LIFETIME)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_key_usage(signs_certificates=True), critical=True)
@@ -119,11 +128,26 @@ class Authority:
         return self._key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
     @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of its certificate, in hexadecimal."""
+        return self._certificate.fingerprint(hashes.SHA256()).hex()
+
+    @property
+    def created(self) -> datetime:
+        """When it was made."""
+        return self._certificate.not_valid_before_utc + BACKDATED
+
+    @property
+    def expires(self) -> datetime:
+        """When it stops being valid."""
+        return self._certificate.not_valid_after_utc
+
+    @property
     def trust_bundle_pem(self) -> str:
         """What members of the mesh trust."""
         return self._certificate.public_bytes(Encoding.PEM).decode()
 
-    def sign(self, request: SigningRequest, spiffe_path: str, lifetime: timedelta) -> Issued:
+    def sign(self, request: SigningRequest, spiffe_path: str, lifetime: timedelta, *, use: Use = Use.BOTH) -> Issued:
         """A certificate that binds an identity, and the hosts asked for, to the key of a request."""
         spiffe_id = f"spiffe://{TRUST_DOMAIN}/{spiffe_path}"
         now = self._clock.now()
@@ -134,14 +158,11 @@ class Authority:
             .issuer_name(self._certificate.subject)
             .public_key(request.key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _BACKDATED)
+            .not_valid_before(now - BACKDATED)
             .not_valid_after(expires)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
-                critical=False,
-            )
+            .add_extension(x509.ExtendedKeyUsage(use.value), critical=False)
             .add_extension(
                 x509.SubjectAlternativeName(
                     [x509.UniformResourceIdentifier(spiffe_id), *_general_names(request.hosts, spiffe_path)]
@@ -165,6 +186,8 @@ def _general_names(hosts: Iterable[str], spiffe_path: str) -> list[x509.GeneralN
         # Clients know a service by its name: nobody else may be known by it.
         if host.partition(".")[0] in SERVICES and host.partition(".")[0] != own:
             raise _invalid(f"asks for the name {host}, which belongs to another service")
+        if host.endswith(f".{REPLICAS}") and spiffe_path != f"replica/{host.removesuffix(f'.{REPLICAS}')}":
+            raise _invalid(f"asks for the name {host}, which belongs to a node's model servers")
         try:
             names.append(x509.IPAddress(ipaddress.ip_address(host)))
         except ValueError:

@@ -1,18 +1,24 @@
 """Conversions from auth's own values to its protos."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Final
 
 from chassis.access import Decision
-from lepton.auth.v1.access_service_pb2 import ExplainPermissionResponse
-from lepton.auth.v1.identity_service_pb2 import Certificate, JoinToken
+from lepton.auth.v1.access_service_pb2 import ExplainPermissionResponse, PreviewAccessChangeResponse
+from lepton.auth.v1.identity_service_pb2 import Authorities, Certificate, JoinToken, RootAuthority
 from lepton.auth.v1.session_service_pb2 import Caller
 from lepton.auth.v1.session_service_pb2 import SigningKeys as SigningKeysMessage
 from lepton.internal.v1.credentials_pb2 import SigningKeyRecord
 from services.auth import permissions
+from services.auth.access_effects import Effect
 from services.auth.ca import Issued
 from services.auth.explaining import Explanation, Held
 from services.auth.join_tokens import NewToken
 from services.auth.policy import Policy
+from services.auth.roots import Roots, states
+
+_SHOWN: Final = 500  # effects of a write
 
 
 def certificate_to_proto(issued: Issued, trust_bundle_pem: str) -> Certificate:
@@ -22,6 +28,20 @@ def certificate_to_proto(issued: Issued, trust_bundle_pem: str) -> Certificate:
     )
     certificate.expire_time.FromDatetime(issued.expires)
     return certificate
+
+
+def authorities_to_proto(roots: Roots, now: datetime) -> Authorities:
+    """The trusted roots, the one that signs first."""
+    told = Authorities()
+    for authority, state in states(roots, now):
+        root = told.authorities.add(fingerprint=authority.fingerprint, state=RootAuthority.State.Value(state))
+        root.create_time.FromDatetime(authority.created)
+        root.expire_time.FromDatetime(authority.expires)
+        if authority is roots.next and roots.sign_time is not None:
+            root.sign_time.FromDatetime(roots.sign_time)
+        elif roots.trust_end is not None:
+            root.trust_end_time.FromDatetime(roots.trust_end)
+    return told
 
 
 def join_token_to_proto(new: NewToken, spiffe_path: str) -> JoinToken:
@@ -54,6 +74,7 @@ def explanation_to_proto(explanation: Explanation, permission: str, revision: in
         allowed=explanation.decision is Decision.ALLOWED,
         hidden=explanation.decision is Decision.HIDDEN,
         grants=map(_held, explanation.grants),
+        withheld=map(_held, explanation.withheld),
         lacking=map(_held, explanation.lacking),
         scopes=explanation.scopes,
         granting_roles=explanation.granting_roles,
@@ -65,5 +86,25 @@ def explanation_to_proto(explanation: Explanation, permission: str, revision: in
 
 def _held(held: Held) -> ExplainPermissionResponse.Grant:
     return ExplainPermissionResponse.Grant(
-        role_binding=held.binding, role=held.role, scope=held.scope, pattern=held.pattern
+        role_binding=held.binding,
+        role=held.role,
+        scope=held.scope,
+        pattern=held.pattern,
+        condition=held.condition,
+        unmet=held.unmet,
     )
+
+
+def effects_to_proto(effects: Sequence[Effect], revision: int) -> PreviewAccessChangeResponse:
+    """Who would gain and lose what."""
+    shown = [
+        PreviewAccessChangeResponse.Effect(
+            principal=each.principal,
+            scope=each.scope,
+            gained=each.gained,
+            lost=each.lost,
+            condition=each.condition,
+        )
+        for each in effects[:_SHOWN]
+    ]
+    return PreviewAccessChangeResponse(effects=shown, policy_revision=revision, total=len(effects))

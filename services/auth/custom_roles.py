@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from chassis.etags import unchanged
-from chassis.kv import Delete, Put, mod
+from chassis.kv import Delete, Entry, Put, mod
 from lepton.auth.v1.access_service_pb2 import CreateRoleRequest, UpdateRoleRequest
 from lepton.auth.v1.role_binding_pb2 import RoleBinding
 from lepton.auth.v1.role_pb2 import Role
@@ -32,6 +32,30 @@ class CustomRoles:
         created = await self._store.create(request, role, name, layout.role(name))
         await self._policy.reached(int(created.etag.strip('"')))
         return created
+
+    async def preview(self, request: CreateRoleRequest | UpdateRoleRequest) -> tuple[str, frozenset[str]]:
+        """The name and the permissions that a role would have; the errors are those of writing it."""
+        patterns = frozenset(_checked(request.role.permissions))
+        if isinstance(request, UpdateRoleRequest):
+            name = _changeable(RoleName.parse(request.role.name, "role.name"), "role.name")
+            await self._store.entry(name, layout.role(name))
+            return str(name), patterns
+        name = RoleName(request.role_id)
+        if str(name) in ROLES or await self._store.kv.get(layout.role(name)) is not None:
+            raise AlreadyExists("ROLE_ALREADY_EXISTS", None, role=str(name))
+        return str(name), patterns
+
+    async def check_deletable(self, name: RoleName) -> Entry:
+        """The role as it is stored; FailedPrecondition while a binding gives it."""
+        _changeable(name, "name")
+        # Who creates a binding writes the role too: a guard on this entry sees every binding made since.
+        entry = await self._store.entry(name, layout.role(name))
+        bindings = await self._store.kv.list(layout.BINDINGS)
+        users = [RoleBinding.FromString(each.value) for each in bindings.entries]
+        held_by = [each.name for each in users if each.role == str(name)]
+        if held_by:
+            raise FailedPrecondition("ROLE_IN_USE", role=str(name), binding=held_by[0], bindings=str(len(held_by)))
+        return entry
 
     async def get(self, name: RoleName) -> Role:
         """A role."""
@@ -69,16 +93,9 @@ class CustomRoles:
 
     async def delete(self, name: RoleName) -> int:
         """Delete a role that no binding gives, so that a later role of its name is given to nobody unawares."""
-        _changeable(name, "name")
 
         async def write() -> int | None:
-            # Who creates a binding writes the role too: this guard sees every binding made since.
-            entry = await self._store.entry(name, layout.role(name))
-            bindings = await self._store.kv.list(layout.BINDINGS)
-            users = [RoleBinding.FromString(each.value) for each in bindings.entries]
-            held_by = [each.name for each in users if each.role == str(name)]
-            if held_by:
-                raise FailedPrecondition("ROLE_IN_USE", role=str(name), binding=held_by[0], bindings=str(len(held_by)))
+            entry = await self.check_deletable(name)
             done = await self._store.audit.commit(
                 Deed(resource=str(name)), [mod(entry.key, entry.mod_revision)], [Delete(entry.key)]
             )

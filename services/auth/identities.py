@@ -3,10 +3,11 @@
 from datetime import timedelta
 from typing import Final
 
-from chassis.credentials import Credentials
+from chassis.credentials import Credentials, replica_host
 from chassis.logs import logger
 from lepton.errors import PermissionDenied
-from services.auth.ca import SPIFFE_PATH, TRUST_DOMAIN, Authority, Issued, SigningRequest
+from services.auth.authorities import Authorities
+from services.auth.ca import SPIFFE_PATH, TRUST_DOMAIN, Issued, SigningRequest, Use
 from services.auth.join_tokens import JoinTokens
 
 log = logger(__name__)
@@ -18,15 +19,17 @@ _PREFIX: Final = f"spiffe://{TRUST_DOMAIN}/"
 class Identities:
     """Issues first certificates for join tokens, and the next ones to whoever proves the present one."""
 
-    def __init__(self, authority: Authority, join_tokens: JoinTokens, lifetime: timedelta) -> None:
-        self._authority = authority
+    def __init__(
+        self, authorities: Authorities, join_tokens: JoinTokens, lifetime: timedelta, serving_lifetime: timedelta
+    ) -> None:
+        self._authorities = authorities
         self._join_tokens = join_tokens
-        self._lifetime = lifetime
+        self._lifetime, self._serving_lifetime = lifetime, serving_lifetime
 
     @property
     def trust_bundle_pem(self) -> str:
         """The authorities to trust."""
-        return self._authority.trust_bundle_pem
+        return self._authorities.trust_bundle_pem
 
     async def issue(self, join_token: str, csr_pem: str) -> Issued:
         """A first certificate. The request is read before the token is used up by it."""
@@ -40,12 +43,27 @@ class Identities:
             raise PermissionDenied("PEER_DENIED", peer=peer)
         return self._sign(SigningRequest.parse(csr_pem), path)
 
+    def serving(self, peer: str, csr_pem: str) -> Issued:
+        """A certificate for the model servers of the agent's node that the connection proved.
+
+        It proves a server only and is none of the mesh's members, so that whoever breaks into a model server holds
+        nothing that opens a door. It lives longer than the others: Triton reads it once, when it starts.
+        """
+        node = peer.removeprefix(f"{_PREFIX}agent/")
+        if not SPIFFE_PATH.fullmatch(f"agent/{node}"):
+            raise PermissionDenied("PEER_DENIED", peer=peer)
+        key = SigningRequest.parse(csr_pem).key
+        request = SigningRequest(key=key, hosts=(replica_host(node), "127.0.0.1", "localhost"))
+        issued = self._authorities.signing.sign(request, f"replica/{node}", self._serving_lifetime, use=Use.SERVER)
+        log.info("serving certificate issued", spiffe_id=issued.spiffe_id, until=issued.expires.isoformat())
+        return issued
+
     def own(self, csr_pem: str) -> Issued:
         """A certificate for this service."""
         return self._sign(SigningRequest.parse(csr_pem), OWN_PATH)
 
     def _sign(self, request: SigningRequest, path: str) -> Issued:
-        issued = self._authority.sign(request, path, self._lifetime)
+        issued = self._authorities.signing.sign(request, path, self._lifetime)
         log.info("certificate issued", spiffe_id=issued.spiffe_id, until=issued.expires.isoformat())
         return issued
 

@@ -8,8 +8,10 @@ from typing import Final
 
 from google.protobuf import descriptor_pool
 
-from chassis.method import rule_of
+from chassis.method import Rule, rule_of
 
+# What they ask for is what exists with the change made to it: no path into the request leads there.
+_CHECKED_BY_SERVICES: Final = frozenset({"deployments.update", "workloads.update"})
 _PACKAGES: Final = ("auth", "inference", "internal", "scheduler", "trainer")
 
 
@@ -17,6 +19,13 @@ _PACKAGES: Final = ("auth", "inference", "internal", "scheduler", "trainer")
 def known() -> frozenset[str]:
     """Every permission that there is."""
     return frozenset(_permissions())
+
+
+@cache
+def asking() -> frozenset[str]:
+    """Those whose methods ask for machines, so that conditions on pools and priority concern them."""
+    by_rule = (rule.permission for rule in _rules() if rule.pools or rule.priority)
+    return frozenset(by_rule) | _CHECKED_BY_SERVICES
 
 
 def is_pattern(text: str) -> bool:
@@ -32,6 +41,10 @@ def is_pattern(text: str) -> bool:
 
 
 def _permissions() -> Iterator[str]:
+    yield from (rule.permission for rule in _rules() if rule.permission)
+
+
+def _rules() -> Iterator[Rule]:
     pool = descriptor_pool.Default()
     for package in _PACKAGES:
         folder = importlib.import_module(f"lepton.{package}.v1")
@@ -42,4 +55,4 @@ def _permissions() -> Iterator[str]:
             file = pool.FindFileByName(f"{module.name.removesuffix('_pb2').replace('.', '/')}.proto")
             for service in file.services_by_name.values():
                 rules = (rule_of(method) for method in service.methods)
-                yield from (rule.permission for rule in rules if rule is not None and rule.permission)
+                yield from (rule for rule in rules if rule is not None)

@@ -4,18 +4,23 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Final, TypeVar
 
-from chassis.access import ORGANISATION, PolicyReplica
+from chassis.access import ORGANISATION, Decision, PolicyReplica
+from chassis.call import Principal
 from chassis.clock import Clock, wait_for_event
+from chassis.conditions import condition_of
 from chassis.kv import KV, WatchBatch, follow
 from chassis.logs import logger
 from chassis.policy_feed import snapshot_of
+from lepton.auth.v1.principal_limit_pb2 import PrincipalLimit
 from lepton.auth.v1.role_binding_pb2 import RoleBinding
 from lepton.auth.v1.role_pb2 import Role
 from lepton.errors import Unavailable
 from lepton.internal.v1 import credentials_pb2, policy_feed_pb2
 from services.auth import keys, layout
+from services.auth.compliance.state import ComplianceState
 from services.auth.explaining import Given
 from services.auth.roles import ROLES
 
@@ -39,10 +44,12 @@ class Policy:
         self._changed = asyncio.Event()
         self._message = policy_feed_pb2.Policy()
         self.revision = 0
+        self.compliance = ComplianceState()
         self.bindings: dict[str, RoleBinding] = {}
         self.signing_keys: dict[str, credentials_pb2.SigningKeyRecord] = {}
         self.roles: dict[str, frozenset[str]] = dict(ROLES)
         self._revocations: dict[str, policy_feed_pb2.Policy.Revocation] = {}
+        self._limits: dict[str, PrincipalLimit] = {}
 
     async def start(self) -> None:
         """Read the policy as it is, so that the first call is decided by it."""
@@ -57,7 +64,8 @@ class Policy:
     def apply(self, batch: WatchBatch) -> None:
         """Take over changes, enforce them here and wake those who stream."""
         for event in batch.events:
-            self._apply(event.key, event.entry.value if event.entry is not None else None)
+            if not self.compliance.apply(event):
+                self._apply(event.key, event.entry.value if event.entry is not None else None)
         if not batch.events and self.revision:
             return
         self.revision = batch.revision
@@ -96,9 +104,12 @@ class Policy:
     def given(self, is_listed: Callable[[str], bool]) -> Iterator[Given]:
         """The bindings, for explanations; without the names of those in scopes where they may not be listed."""
         for key, binding in self.bindings.items():
-            scope = scope_of(key, binding)
-            name = binding.name if is_listed("" if scope == ORGANISATION else scope) else ""
-            yield Given(name=name, role=binding.role, scope=scope, members=frozenset(binding.members))
+            each = given_by(key, binding)
+            yield each if is_listed("" if each.scope == ORGANISATION else each.scope) else replace(each, name="")
+
+    def permits(self, principal: Principal, permission: str, resource: str) -> bool:
+        """Whether a principal has a permission on a resource, as this process decides it now."""
+        return self._replica.allowed(principal, permission, resource) is Decision.ALLOWED
 
     def grants(self, principal: str) -> Iterator[tuple[str, str]]:
         """The roles of a principal, each with the scope in which it is held."""
@@ -117,6 +128,8 @@ class Policy:
         elif key.startswith(layout.SIGNING_KEYS):
             record = credentials_pb2.SigningKeyRecord.FromString(value) if value is not None else None
             _set(self.signing_keys, key, record)
+        elif key.startswith(layout.PRINCIPAL_LIMITS):
+            _set(self._limits, key, PrincipalLimit.FromString(value) if value is not None else None)
         elif key.startswith(layout.ROLES):
             patterns = frozenset(Role.FromString(value).permissions) if value is not None else None
             _set(self.roles, f"roles/{key.removeprefix(layout.ROLES)}", patterns)
@@ -131,14 +144,34 @@ class Policy:
                 for name, patterns in self.roles.items()
             ],
             bindings=[
-                policy_feed_pb2.Policy.Binding(role=binding.role, scope=scope_of(key, binding), members=binding.members)
+                policy_feed_pb2.Policy.Binding(
+                    role=binding.role,
+                    scope=scope_of(key, binding),
+                    members=binding.members,
+                    condition=binding.condition if binding.HasField("condition") else None,
+                )
                 for key, binding in sorted(self.bindings.items())
             ],
             revocations=[self._revocations[key] for key in sorted(self._revocations)],
             jwks_json=json.dumps(keys.key_set(self.signing_keys.values())),
             issuer=self._issuer,
             audience=self._audience,
+            limits=[_limit(self._limits[key]) for key in sorted(self._limits)],
+            compliance_policies=self.compliance.policies.values(),
+            compliance_exemptions=self.compliance.exemptions.values(),
+            data_labels=self.compliance.data_labels.values(),
         )
+
+
+def given_by(key: str, binding: RoleBinding) -> Given:
+    """A binding as explanations and previews look at it."""
+    return Given(
+        name=binding.name,
+        role=binding.role,
+        scope=scope_of(key, binding),
+        members=frozenset(binding.members),
+        condition=condition_of(binding.condition),
+    )
 
 
 def scope_of(binding_key: str, binding: RoleBinding) -> str:
@@ -147,6 +180,14 @@ def scope_of(binding_key: str, binding: RoleBinding) -> str:
         return binding.resource
     collection, _, rest = binding_key.removeprefix(layout.BINDINGS).partition("/")
     return ORGANISATION if collection == "organisation" else f"projects/{rest.partition('/')[0]}"
+
+
+def _limit(limit: PrincipalLimit) -> policy_feed_pb2.Policy.Limit:
+    message = policy_feed_pb2.Policy.Limit(members=limit.members)
+    for field in ("requests_per_s", "max_unfinished", "max_device_milli"):
+        if limit.HasField(field):
+            setattr(message, field, getattr(limit, field))
+    return message
 
 
 def _set(into: dict[str, T], key: str, value: T | None) -> None:

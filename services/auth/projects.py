@@ -13,6 +13,7 @@ from lepton.names import ProjectName, RoleBindingName
 from services.auth import layout
 from services.auth.audit import Deed
 from services.auth.policy import Policy
+from services.auth.project_keys import ProjectKeys
 from services.auth.store import Store, already_exists, stamp
 
 CREATOR: Final = "creator"  # the id of the binding that a project begins with
@@ -21,9 +22,10 @@ CREATOR: Final = "creator"  # the id of the binding that a project begins with
 class Projects:
     """The tenants."""
 
-    def __init__(self, store: Store, policy: Policy) -> None:
+    def __init__(self, store: Store, policy: Policy, keys: ProjectKeys) -> None:
         self._store = store
         self._policy = policy
+        self._keys = keys
 
     async def create(self, request: CreateProjectRequest, creator: Principal) -> Project:
         """A new project; who creates it administers it. The id of a deleted project is never given again."""
@@ -64,19 +66,29 @@ class Projects:
         return await self._store.page(layout.PROJECTS, request, Project, keep=None if everything else keep)
 
     async def delete(self, name: ProjectName, etag: str) -> None:
-        """Delete a project with its service accounts, keys and bindings."""
+        """Delete a project with its service accounts, API keys and bindings; what seals its data is destroyed."""
 
         async def write() -> int | None:
             entry = await self._store.entry(name, layout.project(name))
+            destroyed = await self._keys.destruction(name)
             done = await self._store.audit.commit(
-                Deed(resource=str(name)),
-                [unchanged(entry, etag, name)],
+                Deed(resource=str(name), reason=destroyed.reason),
+                [unchanged(entry, etag, name), *destroyed.guard],
                 [
                     Delete(entry.key),
                     DeletePrefix(layout.service_accounts(name)),
                     DeletePrefix(layout.project_api_keys(name)),
+                    DeletePrefix(layout.workload_trusts(name)),
                     DeletePrefix(layout.bindings(name)),
+                    DeletePrefix(layout.secrets(name)),
+                    DeletePrefix(layout.project_secret_values(name)),
+                    DeletePrefix(layout.project_secret_uses(name)),
+                    DeletePrefix(layout.compliance_policies(name)),
+                    DeletePrefix(layout.project_compliance_exemptions(name)),
+                    DeletePrefix(layout.data_labels(name)),
+                    DeletePrefix(layout.compliance_findings(name)),
                     Put(layout.retired_project(name), b""),
+                    *destroyed.then,
                 ],
             )
             return done.revision if done.succeeded else None

@@ -17,8 +17,11 @@ _MARGIN_S: Final = 30
 class Revocations:
     """Makes the marks that the policy feed carries to every service."""
 
-    def __init__(self, kv: KV, access_lifetime: timedelta) -> None:
+    def __init__(
+        self, kv: KV, access_lifetime: timedelta, certificate_lifetime: timedelta = timedelta(hours=1)
+    ) -> None:
         self._kv = kv
+        self._certified_s = int(certificate_lifetime.total_seconds()) + _MARGIN_S
         self._keep_s = int(access_lifetime.total_seconds()) + LEEWAY_S + _MARGIN_S
 
     async def of_session(self, session: str) -> Op:
@@ -37,6 +40,12 @@ class Revocations:
         lease = await self._kv.grant(self._keep_s, keep_alive=False)
         mark = policy_feed_pb2.Policy.Revocation(principal=principal, before_unix_s=int(now.timestamp()) + 1)
         return Put(layout.revoked_principal(principal), mark.SerializeToString(), lease.id)
+
+    async def of_member(self, spiffe_id: str, now: datetime) -> Op:
+        """Refuse every certificate that a member of the mesh has now, until the last of them has expired."""
+        lease = await self._kv.grant(self._certified_s, keep_alive=False)
+        mark = policy_feed_pb2.Policy.Revocation(principal=spiffe_id, before_unix_s=int(now.timestamp()) + 1)
+        return Put(layout.revoked_principal(spiffe_id), mark.SerializeToString(), lease.id)
 
     async def of_user(self, name: UserName) -> Sequence[Op]:
         """Refuse the access tokens of a user's sessions, as many as a transaction takes; `complete` does the rest."""

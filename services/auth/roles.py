@@ -6,6 +6,8 @@ from typing import Final
 VIEWER: Final = frozenset(
     {
         "batchPredictions.get", "batchPredictions.list", "batchPredictions.watch",
+        "complianceExemptions.list", "complianceFindings.list", "compliancePolicies.get", "compliancePolicies.list",
+        "dataLabels.list",
         "deployments.get", "deployments.list", "deployments.watch",
         "jobs.get", "jobs.list", "jobs.logs", "jobs.watch",
         "models.get", "models.list",
@@ -19,16 +21,20 @@ VIEWER: Final = frozenset(
 DEVELOPER: Final = VIEWER | {
     "artifacts.create", "artifacts.get",
     "batchPredictions.cancel", "batchPredictions.create", "batchPredictions.delete",
+    "dataLabels.create",
     "deployments.create", "deployments.delete", "deployments.update",
     "jobs.cancel", "jobs.create", "jobs.delete",
     "models.create", "models.delete", "models.quarantine", "models.update",
     "optimizations.cancel", "optimizations.create", "optimizations.delete",
+    "secrets.create", "secrets.delete", "secrets.get", "secrets.list", "secrets.update", "secrets.use",
     "workloads.cancel", "workloads.create", "workloads.delete", "workloads.update",
 }  # fmt: skip
 
 # Runs the machines and stops what harms them; sees what runs, but no project's data.
 OPERATOR: Final = VIEWER | {
     "auditRecords.export", "auditRecords.list", "auditRecords.verify",
+    "authorities.list",
+    "encryption.get", "encryption.rotate",
     "floatingResources.create", "floatingResources.delete", "floatingResources.update",
     "jobs.cancel",
     "joinTokens.create",

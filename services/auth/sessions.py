@@ -2,20 +2,20 @@
 
 import hmac
 import secrets
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from chassis.access import ORGANISATION
 from chassis.call import Principal
-from chassis.kv import Delete, Put, absent, mod
+from chassis.kv import Compare, Delete, Entry, Put, absent, mod
 from chassis.permissions import Permissions
-from lepton.auth.v1.principal_pb2 import ApiKey, User
+from lepton.auth.v1.principal_pb2 import ApiKey, ServiceAccount, User
 from lepton.auth.v1.session_service_pb2 import PasswordCredential, Session
 from lepton.errors import Aborted, Unauthenticated
 from lepton.internal.v1 import credentials_pb2
-from lepton.names import UserName
+from lepton.names import ServiceAccountName, UserName
 from services.auth import layout
 from services.auth.api_keys import ApiKeys
 from services.auth.audit import Deed
@@ -70,28 +70,51 @@ class Sessions:
         hashed = credentials_pb2.PasswordRecord.FromString(stored.value).hash if stored is not None else None
         matches = await self._passwords.verify(hashed, credential.password)
         if not matches or stored is None or account is None or User.FromString(account.value).disabled:
-            raise await self._refuse(str(user))
+            raise await self.refuse(str(user))
+        # The password is still the one that was checked: a session never outlives its change.
+        session = await self._begin(user, [unchanged(stored), unchanged(account)], self._lifetime)
+        if session is None:
+            raise await self.refuse(str(user))
+        return session
+
+    async def sign_in_by_provider(self, user: UserName, lifetime: timedelta) -> Session | None:
+        """Begin a session for a user whom a provider identified; None when they may not sign in."""
+        account = await self._store.kv.get(layout.user(user))
+        if account is None or User.FromString(account.value).disabled:
+            return None
+        return await self._begin(user, [unchanged(account)], min(lifetime, self._lifetime))
+
+    async def sign_in_by_trust(self, account: ServiceAccountName, trust: Entry) -> Session | None:
+        """An access token for a service account by a trust that is there still; None when it may not sign in."""
+        entry = await self._store.kv.get(layout.service_account(account))
+        if entry is None or ServiceAccount.FromString(entry.value).disabled:
+            return None
+        done = await self._store.audit.commit(
+            Deed(resource=str(account), actor=str(account)), [unchanged(entry), unchanged(trust)]
+        )
+        return self._access(str(account), secrets.token_hex(16)) if done.succeeded else None
+
+    async def _begin(self, user: UserName, needs: Sequence[Compare], lifetime: timedelta) -> Session | None:
+        """A session; None when what it rests on has changed."""
         token = _RefreshToken(user=user, session=secrets.token_hex(16), generation=1)
         now = self._store.clock.now()
         record = credentials_pb2.SessionRecord(principal=str(user), generation=token.generation)
         record.create_time.FromDatetime(now)
-        record.expire_time.FromDatetime(now + self._lifetime)
+        record.expire_time.FromDatetime(now + lifetime)
         key = layout.session(user, token.session)
-        lease = await kv.grant(int(self._lifetime.total_seconds()), keep_alive=False)
-        # The password is still the one that was checked: a session never outlives its change.
-        unchanged = [absent(key), mod(stored.key, stored.mod_revision), mod(account.key, account.mod_revision)]
+        lease = await self._store.kv.grant(int(lifetime.total_seconds()), keep_alive=False)
         done = await self._store.audit.commit(
-            Deed(resource=str(user), actor=str(user)), unchanged, [Put(key, record.SerializeToString(), lease.id)]
+            Deed(resource=str(user), actor=str(user)),
+            [absent(key), *needs],
+            [Put(key, record.SerializeToString(), lease.id)],
         )
-        if not done.succeeded:
-            raise await self._refuse(str(user))
-        return self._session(token, record)
+        return self._session(token, record) if done.succeeded else None
 
     async def sign_in_with_api_key(self, secret: str) -> Session:
         """An access token for the service account of a key. There is nothing to refresh: the key signs in again."""
         found = await self._api_keys.owner(secret)
         if found is None:
-            raise await self._refuse("")
+            raise await self.refuse("")
         account, key = found
         await self._store.audit.commit(Deed(resource=str(account), actor=str(account)))
         return self._access(str(account), secrets.token_hex(16), key)
@@ -135,8 +158,9 @@ class Sessions:
         done = await self._store.audit.commit(deed, [], ops)
         await self._policy.reached(done.revision)
 
-    async def _refuse(self, claimed: str) -> Unauthenticated:
-        await self._store.audit.refused(claimed)
+    async def refuse(self, claimed: str, reason: str = "") -> Unauthenticated:
+        """The one answer to credentials that do not hold; why they do not is for the audit log."""
+        await self._store.audit.refused(claimed, reason)
         return Unauthenticated("SIGN_IN_FAILED")
 
     def _session(self, token: _RefreshToken, record: credentials_pb2.SessionRecord) -> Session:
@@ -168,6 +192,11 @@ class Sessions:
 
     def _mac(self, body: str) -> str:
         return hmac.digest(self._refresh_key, body.encode(), "sha256").hex()
+
+
+def unchanged(entry: Entry) -> Compare:
+    """The entry is as it was read."""
+    return mod(entry.key, entry.mod_revision)
 
 
 def _projects(scopes: Set[str], limit: ApiKey) -> Set[str]:

@@ -87,6 +87,12 @@ class Store:
 
         return await self._requests.once(request, type(resource), write)
 
+    async def once(
+        self, request: Message, kind: type[Resource], write: Callable[[Claim], Awaitable[Resource | None]]
+    ) -> Resource:
+        """What a request that may be repeated answers; see Requests.once."""
+        return await self._requests.once(request, kind, write)
+
     async def retry(self, write: Callable[[], Awaitable[T | None]]) -> T:
         """Call `write` until it returns something: None means that the state moved between its read and its write."""
         for _ in range(_ATTEMPTS):

@@ -5,9 +5,11 @@ import socket
 from random import Random
 
 from chassis.app import App, run
+from chassis.artifact_keys import ArtifactKeys, ask_auth
 from chassis.artifacts import ArtifactStore
+from chassis.compliance_watch import govern
 from chassis.election import Election
-from chassis.etcd import EtcdKV
+from chassis.etcd import TLS, EtcdKV
 from chassis.ledger import Ledger
 from chassis.paging import Pager
 from lepton.inference.v1.batch_prediction_service_pb2_grpc import add_BatchPredictionServiceServicer_to_server
@@ -23,7 +25,9 @@ from services.inference.batch.reconciler import BatchReconciler
 from services.inference.batch.servicer import BatchPredictionServicer
 from services.inference.batch.store import LEADER as BATCHES
 from services.inference.comparing import Comparer
+from services.inference.compliance import ModelInspector
 from services.inference.config import InferenceConfig
+from services.inference.counting import BATCH_PREDICTIONS, DEPLOYMENTS, OPTIMIZATIONS, counted_by_kind
 from services.inference.deployments import Deployments
 from services.inference.envoy import EnvoyAdmin
 from services.inference.envoy.access import call_rules
@@ -52,17 +56,19 @@ from services.inference.watching import RolloutWatch
 
 async def build(config: InferenceConfig, app: App) -> None:
     """Puts the inference service together."""
-    kv = await app.enter(EtcdKV(config.etcd_endpoints, tls=None, clock=app.clock))
+    tls = TLS.of_files(config.etcd_ca, config.etcd_cert, config.etcd_key)
+    kv = await app.enter(EtcdKV(config.etcd_endpoints, tls=tls, clock=app.clock))
     await app.join_mesh()
-    artifacts = ArtifactStore(config.artifacts)
+    artifacts = ArtifactStore(config.artifacts, ArtifactKeys(ask_auth(app.peers.channel("auth")), app.clock))
     registry = Registry(kv, artifacts)
+    registry.compliance = govern(app, ModelInspector(kv, registry), every_s=config.compliance_every_s)
     scheduler = Ledger(app.peers.channel("scheduler"))
     ledger = SharedLedger(scheduler, kv)
     board = SharedBoard(kv, scheduler)
     app.loop("follow shared models", board.run)
     gateway = gateway_value(config)
     await keep_certified(config, app, gateway)
-    recorder = await app.enter(Recorder(app.clock, Random()))  # noqa: S311 (a sample, no secret)
+    recorder = await app.enter(Recorder(app.clock, Random(), identity=app.identity))  # noqa: S311 (a sample, no secret)
     scaling = config.autoscaling
     waker = DurableWaker(kv)
     streams = OpenStreams()
@@ -74,6 +80,7 @@ async def build(config: InferenceConfig, app: App) -> None:
             address=scaling.holder,
             key=gateway.holder_key,
             held_bytes=scaling.held_bytes,
+            identity=app.identity,
             streams=streams,
         )
     )
@@ -86,7 +93,7 @@ async def build(config: InferenceConfig, app: App) -> None:
     candidate = f"{socket.gethostname()}-{os.getpid()}"
     election = Election(kv, LEADER, candidate, clock=app.clock)
     routing = GatewayRouting(envoy, app.clock, rejections)
-    watch = RolloutWatch(Comparer(artifacts, recorder), EnvoyAdmin(gateway.directory), app.clock)
+    watch = RolloutWatch(Comparer(artifacts, recorder, app.identity), EnvoyAdmin(gateway.directory), app.clock)
     reconciler = Reconciler(kv, election, ledger, registry, artifacts, routing, watch, config.export_pools)
     app.loop("reconcile deployments", reconciler.run)
     here = f"{socket.gethostname()}:{gateway.port}"
@@ -97,17 +104,23 @@ async def build(config: InferenceConfig, app: App) -> None:
     sharing = Election(kv, SHARED_LEADER, candidate, clock=app.clock)
     placer = SharedPlacer(kv, sharing, scheduler, board, app.clock, config.shared)
     app.loop("place shared models", placer.run)
-    served = Deployments(kv, registry, config.gateway.advertised or config.gateway.address)
+    counted = counted_by_kind(kv, app.access, app.clock)
+    for kind, holdings in counted.items():
+        app.loop(f"count {kind}", holdings.run)
+    address = config.gateway.advertised or config.gateway.address
+    served = Deployments(kv, registry, address, counted[DEPLOYMENTS], app.access)
     pager = await Pager.open(kv, PAGE_KEY)
     servicer = InferenceServicer(kv, registry, served, pager)
     elected = Election(kv, BATCHES, candidate, clock=app.clock)
     batches = BatchReconciler(kv, elected, ledger, registry, artifacts, config.export_pools)
     app.loop("reconcile batch predictions", batches.run)
-    batch_servicer = BatchPredictionServicer(kv, BatchPredictions(kv, registry, artifacts), pager)
+    batch_servicer = BatchPredictionServicer(
+        kv, BatchPredictions(kv, registry, artifacts, counted[BATCH_PREDICTIONS]), pager
+    )
     optimizer = Election(kv, OPTIMIZER, candidate, clock=app.clock)
     optimizing = OptimizationReconciler(kv, optimizer, ledger, artifacts, config.export_pools)
     app.loop("reconcile optimizations", optimizing.run)
-    optimization_servicer = OptimizationServicer(kv, Searches(kv, registry, artifacts), pager)
+    optimization_servicer = OptimizationServicer(kv, Searches(kv, registry, artifacts, counted[OPTIMIZATIONS]), pager)
     app.serve(
         (add_InferenceServiceServicer_to_server, servicer),
         (add_OptimizationServiceServicer_to_server, optimization_servicer),

@@ -13,6 +13,8 @@ from safetensors.numpy import load
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from chassis.artifacts import ArtifactStore
+from chassis.identity import Identity
+from chassis.replica_channels import open_channel
 from lepton.golden import Golden, from_raw, to_raw
 from lepton.inference.v1.revision_pb2 import DeploymentRevision, PreparedModel
 from lepton.models.package import LABELS
@@ -43,10 +45,11 @@ class LiveRequests(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """A revision that answers, and one of its replicas (`host:port`)."""
+    """A revision that answers, and one of its replicas (`host:port`, with the name in its certificate)."""
 
     revision: DeploymentRevision
     endpoint: str
+    server_name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +70,8 @@ class _Request:
 class Comparer:
     """Compares two revisions of one deployment; reads their golden requests from the artifact store."""
 
-    def __init__(self, artifacts: ArtifactStore, live: LiveRequests | None) -> None:
-        self._artifacts, self._live = artifacts, live
+    def __init__(self, artifacts: ArtifactStore, live: LiveRequests | None, identity: Identity | None = None) -> None:
+        self._artifacts, self._live, self._identity = artifacts, live, identity
 
     async def whole(self, model: str, stable: Side, candidate: Side, live: int) -> Comparison:
         """Golden requests of both revisions and live ones, with latencies. Raises Unanswered, NotFound."""
@@ -77,7 +80,7 @@ class Comparer:
             return Comparison(pairs=(), signature=problem)
         distinct = [old] if _first(stable.revision).golden == _first(candidate.revision).golden else [old, new]
         requests = [request for golden, labels in distinct for request in _requests(model, golden, labels)]
-        async with _channel(stable.endpoint) as first, _channel(candidate.endpoint) as second:
+        async with self._channel(stable) as first, self._channel(candidate) as second:
             pairs = await _ask(first, second, [*requests, *self._recorded(model, live)])
             if not any(pair.stable is not None for pair in pairs):
                 raise Unanswered(next((pair.problem for pair in pairs if pair.problem), "no golden requests"))
@@ -87,8 +90,12 @@ class Comparer:
 
     async def live(self, model: str, stable: Side, candidate: Side, live: int) -> Comparison:
         """Live requests only."""
-        async with _channel(stable.endpoint) as first, _channel(candidate.endpoint) as second:
+        async with self._channel(stable) as first, self._channel(candidate) as second:
             return Comparison(pairs=await _ask(first, second, self._recorded(model, live)))
+
+    def _channel(self, side: Side) -> grpc.aio.Channel:
+        options = (("grpc.max_receive_message_length", _MESSAGE_BYTES), ("grpc.use_local_subchannel_pool", 1))
+        return open_channel(side.endpoint, side.server_name, self._identity, options)
 
     def _recorded(self, model: str, most: int) -> list[_Request]:
         found = self._live.requests(model, most) if self._live is not None else []
@@ -156,11 +163,6 @@ def _datatype(array: Array) -> str:
     kinds = {"b": "BOOL", "u": "UINT", "i": "INT", "f": "FP", "O": "BYTES"}
     kind = kinds[array.dtype.kind]
     return kind if kind in {"BOOL", "BYTES"} else f"{kind}{array.dtype.itemsize * 8}"
-
-
-def _channel(endpoint: str) -> grpc.aio.Channel:
-    options = [("grpc.max_receive_message_length", _MESSAGE_BYTES), ("grpc.use_local_subchannel_pool", 1)]
-    return grpc.aio.insecure_channel(endpoint, options=options)
 
 
 async def _ask(first: grpc.aio.Channel, second: grpc.aio.Channel, requests: Sequence[_Request]) -> list[Pair]:

@@ -30,6 +30,10 @@ class InferenceConfig(ServiceConfig):
 
     service: str = "inference"
     etcd_endpoints: tuple[str, ...] = ("127.0.0.1:2379",)
+    etcd_ca: str = ""
+    """PEM files for TLS to etcd: its CA, and our certificate with its key; empty = plaintext, for loopback only."""
+    etcd_cert: str = ""
+    etcd_key: str = ""
     artifacts: str
     """URL of the artifact store, for example `file:///var/lib/lepton/artifacts`."""
     gateway: GatewaySettings
@@ -38,3 +42,5 @@ class InferenceConfig(ServiceConfig):
     """The servers of deployments with `serving.shared`."""
     export_pools: tuple[str, ...] = field(default_factory=tuple)
     """Pools that conversions run in, most preferred first; empty = any."""
+    compliance_every_s: float = 30.0
+    """How often versions and deployments are looked at by the compliance policies; a change of those at once."""

@@ -4,6 +4,10 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
+from chassis.access import PolicyReplica
+from chassis.callers import caller, creator
+from chassis.conditions import Attributes
+from chassis.holdings import Limits, Unlimited
 from chassis.kv import KV, Compare, Put, present
 from chassis.requests import Claim, Requests
 from chassis.resources import now
@@ -14,6 +18,7 @@ from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.inference.v1.revision_pb2 import DeploymentRevision
 from lepton.names import DeploymentName, PoolName, ProjectName, QueueName, VersionName, not_found
 from services.inference.autoscaling import spec as autoscaling
+from services.inference.compliance import admit_deployment
 from services.inference.pipelines.resolution import resolve
 from services.inference.references import check_servable, served_marks, unquarantined
 from services.inference.registry import Registry
@@ -27,11 +32,22 @@ _PLAIN: Final = ("display_name", "min_replicas", "strategy", "revision_history_l
 """What can be changed beside the template and `replicas`, without a new revision."""
 _CHANGEABLE: Final = frozenset({"replicas", *_PLAIN, *TEMPLATE}) & frozenset(Deployment.DESCRIPTOR.fields_by_name)
 
+_GOVERNED: Final = frozenset({"strategy", *TEMPLATE})
+"""What compliance looks at."""
+
 
 class Deployments:
     """Creates, changes and takes down deployments."""
 
-    def __init__(self, kv: KV, registry: Registry, gateway: str) -> None:
+    def __init__(
+        self,
+        kv: KV,
+        registry: Registry,
+        gateway: str,
+        limits: Limits | None = None,
+        access: PolicyReplica | None = None,
+    ) -> None:
+        self._limits, self._access = limits or Unlimited(), access
         self._kv, self._registry, self._gateway = kv, registry, gateway
         self._deployments, self._revisions = deployments(kv), Revisions(kv)
         self._requests = Requests(kv, REQUESTS)
@@ -50,13 +66,14 @@ class Deployments:
             given.pipeline.CopyFrom(await resolve(self._registry, given.pipeline, str(version)))
         deployment, revision = self._new(name, version, given)
         await check_servable(self._kv, revision)
-        return await self._deployments.create(
-            name,
-            deployment,
-            claim,
-            guard=[present(version_key(version)), *unquarantined(revision)],
-            beside=[*served_marks(revision), put(revision)],
-        )
+        await admit_deployment(self._registry, deployment)
+        deployment.creator = creator()
+        guard = [present(version_key(version)), *unquarantined(revision)]
+        beside = [*served_marks(revision), put(revision)]
+        async with self._limits.admit(deployment.creator) as admitted:
+            return await self._deployments.create(
+                name, deployment, claim, guard=[*guard, *admitted.guard], beside=[*beside, *admitted.ops]
+            )
 
     async def _version(self, deployment: DeploymentName, text: str) -> VersionName:
         """The version that a deployment asks for, by its number. Raises NotFound."""
@@ -120,6 +137,8 @@ class Deployments:
         def change(current: Deployment) -> None:
             _copy(wanted, current, paths)
 
+        if paths & _GOVERNED:
+            await self._admit(name, change)
         return await self._changed(name, change, wanted.etag, guard)
 
     async def _resolve(self, wanted: Deployment, paths: Collection[str]) -> None:
@@ -140,7 +159,14 @@ class Deployments:
             raise not_found(f"{name}/revisions/{number}")
         await check_servable(self._kv, known[number])
         guard = unquarantined(known[number])
+        await self._admit(name, lambda each: copy_template(known[number], each))
         return await self._changed(name, lambda each: copy_template(known[number], each), request.etag, guard)
+
+    async def _admit(self, name: DeploymentName, change: Callable[[Deployment], None]) -> None:
+        """Let a change pass as compliance judges what comes of it."""
+        after = await self._deployments.get(name)
+        change(after)
+        await admit_deployment(self._registry, after)
 
     async def _changed(
         self, name: DeploymentName, change: Callable[[Deployment], None], etag: str, guard: Sequence[Compare] = ()
@@ -155,6 +181,7 @@ class Deployments:
             before = template(current)
             change(current)
             _check(current)
+            self._check_conditions(current)
             if template(current) != before and (revision := revise(current, known.values())) is not None:
                 made.append(revision)
 
@@ -162,6 +189,13 @@ class Deployments:
             return [*map(put, made), *(served_marks(current) if made else [])]
 
         return await self._deployments.change(name, revised, etag=etag, guard=guard, beside=beside)
+
+    def _check_conditions(self, changed: Deployment) -> None:
+        """Who changes a deployment must be allowed to have it as it is then: in its pools, at its priority."""
+        who = caller()
+        if self._access is not None and who is not None:
+            asked = Attributes(pools=tuple(changed.pools), priority=changed.priority)
+            self._access.require(who, "deployments.update", changed.name, asked)
 
     async def delete(self, request: pb.DeleteDeploymentRequest) -> Deployment:
         """Starts to take a deployment down. Raises NotFound, Aborted."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
@@ -10,16 +10,18 @@ from typing import Final
 from chassis.controller import WorkloadFeed
 from chassis.kv import KV, follow
 from chassis.logs import logger
+from chassis.replica_channels import is_loopback, server_name
 from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.inference.v1.revision_pb2 import DeploymentRevision
 from lepton.scheduler.v1.scheduler_service_pb2 import WatchWorkloadsResponse
-from lepton.scheduler.v1.workload_pb2 import Workload
+from lepton.scheduler.v1.workload_pb2 import Slice, Workload
 from services.inference import sizing
 from services.inference.call_limits import route_limits
 from services.inference.envoy import Endpoint, Gateway, Route, Routes, Target, TokenRules, render, write
 from services.inference.envoy.rejections import Rejections
 from services.inference.envoy.routes import Shadow
 from services.inference.holder import Holder
+from services.inference.lingering import LINGERS_S, Lingering
 from services.inference.references import without_quarantined
 from services.inference.revisions import numbered
 from services.inference.rollout.advance import IN_PROGRESS
@@ -50,16 +52,18 @@ def routes(
     *,
     recorder: Endpoint | None = None,
     holder: Endpoint | None = None,
+    lingering: Mapping[str, Sequence[Slice]] | None = None,
 ) -> Routes:
     """A route for every deployment that is not being deleted, to those of its revisions that have been prepared.
 
     A target's endpoints are the replicas that have proved themselves. `recorder` gets copies of calls while a rollout
-    is in progress, `holder` the calls for which there is no replica.
+    is in progress, `holder` the calls for which there is no replica. `lingering` are servers, by workload, that answer
+    beside their successors.
     """
     found = []
     for deployment in served.values():
         held_by = holder if sizing.may_sleep(deployment) else None
-        targets = tuple(_targets(deployment, revisions, workloads, is_held=held_by is not None))
+        targets = tuple(_targets(deployment, revisions, workloads, lingering or {}, is_held=held_by is not None))
         if deployment.state == Deployment.DELETING or not targets:
             continue
         shadow = None
@@ -82,6 +86,7 @@ def _targets(
     deployment: Deployment,
     revisions: Mapping[str, DeploymentRevision],
     workloads: Mapping[str, Workload],
+    lingering: Mapping[str, Sequence[Slice]],
     *,
     is_held: bool,
 ) -> Iterator[Target]:
@@ -94,7 +99,7 @@ def _targets(
             continue
         yield Target(
             revision=target.revision,
-            endpoints=tuple(_addresses(workload, deployment.model_name))
+            endpoints=tuple(_addresses(workload, lingering.get(workload.name, ()), deployment.model_name))
             if workload is not None and not sizing.sleeps(deployment)
             else (),
             weight=target.weight,
@@ -112,12 +117,16 @@ def lineage(revision: DeploymentRevision) -> tuple[tuple[str, str], ...]:
     return tuple((key, value) for key, value in facts.items() if value)
 
 
-def _addresses(workload: Workload, model: str) -> Iterator[Endpoint]:
+def _addresses(workload: Workload, lingering: Sequence[Slice], model: str) -> Iterator[Endpoint]:
     """The replicas, each with what runs the model there: two nodes may have taken different engines."""
-    for address, piece in proved(workload):
+    for address, piece in (*proved(workload), *((each.endpoints["grpc"], each) for each in lingering)):
         engine = piece.facts.get(f"engine/{model}", "")
         try:
-            yield replace(Endpoint.parse(address), engine=engine if engine.isascii() and engine.isprintable() else "")
+            engine = engine if engine.isascii() and engine.isprintable() else ""
+            name = server_name(piece.node, piece.facts)
+            if not name and not is_loopback(address):
+                raise ValueError(f"{address} is on another machine and has no certificate")
+            yield replace(Endpoint.parse(address), engine=engine, name=name)
         except ValueError as error:  # one agent's mistake must not keep every other model's routes from being written
             log.error("replica without an address", workload=workload.name, problem=str(error))
 
@@ -143,6 +152,7 @@ class GatewayFiles:
         self._known: dict[str, DeploymentRevision] = {}
         self._workloads: dict[str, Workload] = {}
         self._quarantined: set[str] = set()
+        self._lingering = Lingering()
         self._dirty = asyncio.Event()
         parts = ("deployments", "revisions", "quarantined", "workloads", "tokens")
         self._knows = {what: asyncio.Event() for what in parts}
@@ -203,6 +213,10 @@ class GatewayFiles:
     async def _follow_workloads(self) -> None:
         async for change in self._feed.watch():
             if change.event == WatchWorkloadsResponse.CHANGED and change.workload.kind == Workload.SERVING:
+                known = self._workloads.get(change.workload.name)
+                loop = asyncio.get_running_loop()
+                if self._lingering.note(known, change.workload, loop.time()):
+                    loop.call_later(LINGERS_S + _SETTLE_S, self._dirty.set)
                 self._workloads[change.workload.name] = change.workload
             elif change.event == WatchWorkloadsResponse.DELETED:
                 self._workloads.pop(change.workload.name, None)
@@ -219,7 +233,10 @@ class GatewayFiles:
             self._dirty.clear()
             servable = without_quarantined(self._known, self._quarantined)
             holder = self._holder.endpoint if self._holder is not None else None
-            table = routes(self._served, servable, self._workloads, recorder=self._recorder, holder=holder)
+            lingering = self._lingering.now(self._workloads, asyncio.get_running_loop().time())
+            table = routes(
+                self._served, servable, self._workloads, recorder=self._recorder, holder=holder, lingering=lingering
+            )
             if self._holder is not None:
                 self._holder.use(table, self._served)
             files = render(self._gateway, table)

@@ -26,6 +26,7 @@ def gateway_value(config: InferenceConfig) -> Gateway:
         tokens=TokenRules(issuer="", audience="", jwks=""),
         certificate=config.gateway.directory / "tls" / "certificate.pem",
         key=config.gateway.directory / "tls" / "key.pem",
+        roots=config.gateway.directory / "tls" / "roots.pem",
         host=listen.host,
         port=listen.port,
         admin_port=config.gateway.admin_port,
@@ -63,6 +64,8 @@ async def keep_certified(config: InferenceConfig, app: App, gateway: Gateway) ->
     )
 
     def write() -> None:
+        if gateway.roots is not None:
+            _replace(gateway.roots, identity.credentials.bundle_pem)
         _replace(gateway.key, identity.credentials.key_pem)
         _replace(gateway.certificate, identity.credentials.chain_pem)
 

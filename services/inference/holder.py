@@ -18,13 +18,16 @@ import grpc
 from grpc import aio
 
 from chassis.clock import Clock, wait_for_event
+from chassis.identity import Identity
 from chassis.logs import logger
+from chassis.replica_channels import ReplicaChannel
 from lepton.errors import DETAILS_KEY, DeadlineExceeded, InvalidArgument, LeptonError, Unauthenticated, Unavailable
 from lepton.inference.v1.deployment_pb2 import Deployment
 from services.inference.autoscaling.spec import Spec, spec_of
 from services.inference.envoy import Endpoint, Routes
-from services.inference.envoy.clusters import ENGINE, HELD
 from services.inference.envoy.routes import of_cluster
+from services.inference.envoy.upstream import ENGINE, HELD
+from services.inference.gateway_port import add_gateway_port, is_from_gateway, own_name
 from services.inference.held_calls import Held, HeldCalls
 from services.inference.open_streams import PROCESS, OpenStreams
 
@@ -79,25 +82,27 @@ class Holder:
         address: str,
         key: str,
         held_bytes: int,
+        identity: Identity | None = None,
         streams: OpenStreams | None = None,
     ) -> None:
         host, _, port = address.rpartition(":")
         if not _is_loopback(host) or not port.isdigit():
             problem = f"must be a loopback address and a port, as 127.0.0.1:0, not {address!r}"
             raise InvalidArgument("INVALID_FIELD", fields={"autoscaling.holder": problem})
-        self._waker, self._clock, self._key, self._streams = waker, clock, key, streams
+        self._waker, self._clock, self._key, self._identity = waker, clock, key, identity
+        self._streams = streams
         self._host, self._port = host, int(port)
         self._held = HeldCalls(clock, held_bytes)
         self._replicas: dict[tuple[str, int], tuple[Endpoint, ...]] = {}
         self._served: dict[str, Deployment] = {}
         self._changed = asyncio.Event()
-        self._channels: dict[Endpoint, aio.Channel] = {}
+        self._channels: dict[Endpoint, ReplicaChannel] = {}
         self._busy: Counter[Endpoint] = Counter()
 
     @property
     def endpoint(self) -> Endpoint:
         """Where it listens; once it is open."""
-        return Endpoint(host=self._host, port=self._port)
+        return Endpoint(host=self._host, port=self._port, name=own_name(self._identity))
 
     def held(self) -> Mapping[str, int]:
         """How many calls are held, by model."""
@@ -117,7 +122,7 @@ class Holder:
     async def __aenter__(self) -> Self:
         self._server = aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((_Methods(self),))
-        self._port = self._server.add_insecure_port(f"{self._host}:{self._port}")
+        self._port = add_gateway_port(self._server, f"{self._host}:{self._port}", self._identity)
         await self._server.start()
         return self
 
@@ -161,6 +166,8 @@ class Holder:
 
     def _let_in(self, context: Any) -> tuple[_Metadata, str]:
         """The metadata of a call that has come through the gateway, and what the gateway says of it."""
+        if not is_from_gateway(context, self._identity):
+            raise Unauthenticated("TOKEN_MISSING")
         given: _Metadata = tuple(context.invocation_metadata() or ())
         key, _, word = str(dict(given).get(HELD, "")).partition(" ")
         if not hmac.compare_digest(key.encode(), self._key.encode()):
@@ -259,10 +266,11 @@ class Holder:
             for gone in [each for each in self._channels if each not in known and not self._busy[each]]:
                 await self._channels.pop(gone).close()
                 del self._busy[gone]
-            self._channels[endpoint] = aio.insecure_channel(f"{endpoint.host}:{endpoint.port}", options=_OPTIONS)
+            address = f"{endpoint.host}:{endpoint.port}"
+            self._channels[endpoint] = ReplicaChannel(address, endpoint.name, self._identity, _OPTIONS)
         self._busy[endpoint] += 1
         try:
-            yield self._channels[endpoint]
+            yield await self._channels[endpoint].now()
         finally:
             self._busy[endpoint] -= 1
 

@@ -5,7 +5,9 @@ from typing import Final, TypeVar
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from chassis.compliance import asked_by
 from chassis.kv import KV, Delete, list_all, mod, present
+from lepton.compliance.subjects import of_promotion
 from lepton.errors import FailedPrecondition, InvalidArgument
 from lepton.inference.v1 import registry_pb2 as pb
 from lepton.inference.v1.model_pb2 import Model, ModelVersion
@@ -56,8 +58,11 @@ class ModelVersions:
         if request.stage == ModelVersion.STAGE_UNSPECIFIED:
             raise InvalidArgument("INVALID_FIELD", fields={"stage": "must be NONE, STAGING, PRODUCTION or ARCHIVED"})
         name = VersionName.parse((await self._registry.get_version(request.name)).name)
+        model, stage = await self._models.get(name.parent), ModelVersion.Stage.Name(request.stage)
 
         def move(version: ModelVersion) -> None:
+            if version.stage != request.stage:
+                self._registry.compliance.admit(of_promotion(version, model, stage, asked_by()))
             if version.quarantine and request.stage in (ModelVersion.STAGING, ModelVersion.PRODUCTION):
                 raise quarantined(version)
             version.stage = request.stage

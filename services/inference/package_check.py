@@ -128,7 +128,7 @@ class PackageCheck:
         manifests = await self._packages_above(project, lineage)
         if digests := {each.initial_model for each in (lineage, *manifests)} - {""}:
             above += [version for version in await self._registered(project) if version.package in digests]
-        above += [version for each in manifests for version in await self._still_there(each)]
+        above += [version for each in manifests for version in await self._still_there(project, each)]
         lineage.ancestry.extend(ancestry(lineage, above, manifests))
         if len(lineage.ancestry) > MOST_ANCESTRY:
             raise package_invalid(f"goes back to {len(lineage.ancestry)} sources, {MOST_ANCESTRY} at the most")
@@ -144,12 +144,16 @@ class PackageCheck:
             found.append(lineage)
         return found
 
-    async def _still_there(self, lineage: Lineage) -> list[ModelVersion]:
-        """The versions that the lineage of an unregistered package names, as far as they have not been deleted."""
+    async def _still_there(self, project: ProjectName, lineage: Lineage) -> list[ModelVersion]:
+        """The versions that the lineage of an unregistered package names, as far as they have not been deleted.
+
+        Whoever uploads a package writes its lineage: what it says of other projects tells nothing of them.
+        """
         found = []
         for named in filter(None, (lineage.parent, lineage.teacher)):
             with contextlib.suppress(NotFound, InvalidArgument):
-                found.append(await self._version(named))
+                if VersionName.parse(named).project == project.project:
+                    found.append(await self._version(named))
         return found
 
 

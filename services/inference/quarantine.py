@@ -52,11 +52,11 @@ class Quarantines:
         project = ProjectName.parse(request.parent, "parent")
         return await self._taint(project, _source(project, request.source))
 
-    async def quarantine(self, request: pb.QuarantineModelsRequest) -> Taint:
-        """Takes what a source has touched out of service."""
+    async def quarantine(self, request: pb.QuarantineModelsRequest, by: str = "") -> Taint:
+        """Takes what a source has touched out of service; `by` a rule, when nobody asks for it."""
         project = ProjectName.parse(request.parent, "parent")
         source = _source(project, request.source)
-        cause = await self._record(project, source, request.reason)
+        cause = await self._record(project, source, request.reason, by)
 
         def add(version: ModelVersion) -> None:
             if is_touched(version, source) and all(each.source != source for each in version.quarantine):
@@ -118,9 +118,9 @@ class Quarantines:
         except NotFound:
             return  # it was deleted meanwhile, and its mark with it
 
-    async def _record(self, project: ProjectName, source: str, reason: str) -> QuarantineCause:
+    async def _record(self, project: ProjectName, source: str, reason: str, by: str) -> QuarantineCause:
         call = current_call()
-        principal = call.principal.name if call is not None and call.principal is not None else ""
+        principal = call.principal.name if call is not None and call.principal is not None else by
         if (entry := await self._recorded(project, source)) is not None:
             return QuarantineCause.FromString(entry.value)
         cause = QuarantineCause(source=source, reason=reason, principal=principal, create_time=now())

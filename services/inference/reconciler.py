@@ -161,7 +161,7 @@ class Reconciler:
             return rollout.Evidence()
         pair = [seen.get(number) for number in (status.stable_revision, status.candidate_revision)]
         sides = [
-            Side(revision=known[each.revision], endpoint=each.endpoint)
+            Side(revision=known[each.revision], endpoint=each.endpoint, server_name=each.server_name)
             for each in pair
             if each is not None and each.endpoint
         ]

@@ -18,7 +18,9 @@ from grpc_health.v1 import health_pb2
 from tritonclient.grpc import service_pb2
 
 from chassis.clock import Clock
+from chassis.identity import Identity
 from services.inference.envoy import Endpoint
+from services.inference.gateway_port import add_gateway_port, is_from_gateway, own_name
 
 _INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
 _HEALTH: Final = "/grpc.health.v1.Health/Check"
@@ -61,16 +63,18 @@ class Reservoir:
 class Recorder:
     """A gRPC server that takes every inference request and keeps some; `async with` runs it on a port of its own."""
 
-    def __init__(self, clock: Clock, random: Random, *, host: str = "127.0.0.1") -> None:
-        self._clock, self._random, self._host = clock, random, host
+    def __init__(
+        self, clock: Clock, random: Random, *, host: str = "127.0.0.1", identity: Identity | None = None
+    ) -> None:
+        self._clock, self._random, self._host, self._identity = clock, random, host, identity
         self._models: defaultdict[str, Reservoir] = defaultdict(lambda: Reservoir(self._random))
         self._exits = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         server = grpc.aio.server(maximum_concurrent_rpcs=256)
-        server.add_generic_rpc_handlers((_Handler(self._take),))
-        port = server.add_insecure_port(f"{self._host}:0")
-        self.endpoint = Endpoint(host=self._host, port=port)
+        server.add_generic_rpc_handlers((_Handler(self._take, self._identity),))
+        port = add_gateway_port(server, f"{self._host}:0", self._identity)
+        self.endpoint = Endpoint(host=self._host, port=port, name=own_name(self._identity))
         await server.start()
         self._exits.push_async_callback(server.stop, 0.2)
         return self
@@ -105,8 +109,8 @@ class Recorder:
 class _Handler(grpc.GenericRpcHandler):
     """Serves the two methods that a gateway calls; bytes in, bytes out."""
 
-    def __init__(self, take: Callable[[bytes], None]) -> None:
-        self._take = take
+    def __init__(self, take: Callable[[bytes], None], identity: Identity | None) -> None:
+        self._take, self._identity = take, identity
 
     def service(self, handler_call_details: Any) -> Any:
         """The handler of a method; None where there is none."""
@@ -116,7 +120,9 @@ class _Handler(grpc.GenericRpcHandler):
             return grpc.unary_unary_rpc_method_handler(self._check)
         return None
 
-    async def _infer(self, request: bytes, _context: Any) -> bytes:
+    async def _infer(self, request: bytes, context: Any) -> bytes:
+        if not is_from_gateway(context, self._identity):
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "only the gateway may send copies of calls")
         self._take(request)
         return b""
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from chassis.artifacts import ArtifactStore
+from chassis.compliance import Compliance, asked_by
 from chassis.kv import KV, Compare, Delete, DeletePrefix, Op, Put, list_all, mod, present
 from chassis.requests import Claim, Requests
 from chassis.resources import now
+from lepton.compliance.subjects import of_version
 from lepton.errors import Aborted, FailedPrecondition, InvalidArgument
 from lepton.inference.v1 import inference_service_pb2 as pb
 from lepton.inference.v1.model_pb2 import Model, ModelVersion, QuarantineCause
@@ -40,8 +42,9 @@ _NUMBER: Final = re.compile("[1-9][0-9]{0,7}")
 class Registry:
     """Creates and reads models and versions."""
 
-    def __init__(self, kv: KV, artifacts: ArtifactStore) -> None:
+    def __init__(self, kv: KV, artifacts: ArtifactStore, compliance: Compliance | None = None) -> None:
         self._kv, self._artifacts = kv, artifacts
+        self.compliance = compliance or Compliance()
         self._models, self._versions = models(kv), versions(kv)
         self._requests = Requests(kv, REQUESTS)
         self._check = PackageCheck(artifacts, self.get_version, self.all_versions)
@@ -141,11 +144,14 @@ class Registry:
         name = ModelName.parse(request.parent, "parent")
 
         async def add(claim: Claim) -> ModelVersion | None:
-            await self._models.get(name)
+            model = await self._models.get(name)
             version = await self._check.describe(name.parent, request.model_version.package)
             await check_engines(self._kv, name.parent, version)
             version.tags.update(request.model_version.tags)
             version.description = request.model_version.description
+            version.name = str(VersionName(name.project, name.model, str(model.latest_version + 1)))
+            version.creator = asked_by()
+            self.compliance.admit(of_version(version, model, version.creator))
             try:
                 return await self._add(name, version, claim)
             except Aborted as error:

@@ -6,11 +6,10 @@ import os
 # read when grpc is first imported. Remove it once the bench shows no difference.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
-from pathlib import Path
-
 from chassis.app import App, run
 from chassis.etcd import TLS, EtcdKV
 from chassis.paging import Pager
+from chassis.secret_mounts import Gate
 from services.scheduler import keys
 from services.scheduler.config import SchedulerConfig
 from services.scheduler.scheduler import Scheduler
@@ -18,23 +17,18 @@ from services.scheduler.scheduler import Scheduler
 
 async def build(config: SchedulerConfig, app: App) -> None:
     """Wire one replica."""
-    kv = await app.enter(EtcdKV(config.etcd_endpoints, tls=_etcd_tls(config), clock=app.clock))
+    kv = await app.enter(
+        EtcdKV(
+            config.etcd_endpoints, tls=TLS.of_files(config.etcd_ca, config.etcd_cert, config.etcd_key), clock=app.clock
+        )
+    )
     await app.join_mesh()
     pager = await Pager.open(kv, keys.PAGE_KEY)
-    scheduler = Scheduler(kv, pager, app.clock, config, access=app.access)
+    gate = Gate(app.access, app.peers.channel("auth"))
+    scheduler = Scheduler(kv, pager, app.clock, config, access=app.access, gate=gate)
     for name, loop in scheduler.loops.items():
         app.loop(name, loop)
     app.serve(*scheduler.registrations)
-
-
-def _etcd_tls(config: SchedulerConfig) -> TLS | None:
-    if not config.etcd_ca:
-        return None
-    return TLS(
-        ca=Path(config.etcd_ca),
-        certificate=Path(config.etcd_cert) if config.etcd_cert else None,
-        key=Path(config.etcd_key) if config.etcd_key else None,
-    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,7 +18,7 @@ from lepton.names import ProjectName
 from lepton.scheduler.v1 import scheduler_service_pb2 as service
 from lepton.scheduler.v1 import workload_pb2
 from services.scheduler import convert, keys
-from services.scheduler.wishes import check_wishes
+from services.scheduler.wishes import check_jobs, check_wishes
 
 Workload = workload_pb2.Workload
 Result = service.BatchCreateWorkloadsResponse.Result
@@ -60,6 +60,26 @@ class _Item:
     def size(self) -> int:
         """About how many bytes that is."""
         return len(self.document) * (2 if self.claim.key else 1) + 256
+
+
+async def one_by_one(
+    request: service.BatchCreateWorkloadsRequest,
+    create: Callable[[service.CreateWorkloadRequest], Awaitable[Workload]],
+) -> service.BatchCreateWorkloadsResponse:
+    """The same batch for a caller whose workloads are counted: each is admitted, or not, behind the one before it."""
+    results = [Result() for _ in request.requests]
+    check = Validation().check_of(service.CreateWorkloadRequest.DESCRIPTOR)
+    for each, result in zip(request.requests, results, strict=True):
+        try:
+            each.parent = each.parent or request.parent
+            check(each)
+            if each.parent != request.parent:
+                raise InvalidArgument("INVALID_FIELD", fields={"parent": "must be empty, or the parent of the batch"})
+            made = await create(each)
+            _accept(result, made.name, made.uid)
+        except LeptonError as error:
+            _refuse(result, error)
+    return service.BatchCreateWorkloadsResponse(results=results)
 
 
 class Batches:
@@ -117,6 +137,7 @@ class Batches:
         shape = self._shape(request)
         if request.parent != str(parent):
             raise InvalidArgument("INVALID_FIELD", fields={"parent": "must be empty, or the parent of the batch"})
+        check_jobs(request.workload, parent, "workload")  # not with the shape, which projects share
         name, uid = f"{parent}/workloads/{request.workload_id}", str(uuid.uuid4())
         own = Workload(name=name, uid=uid, state=Workload.PENDING, pending_reason=Workload.PENDING_EVALUATION)
         own.create_time.FromNanoseconds(int(self._clock.now().timestamp() * 1e9) + at)  # the order of the requests

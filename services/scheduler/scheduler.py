@@ -5,23 +5,27 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from chassis.access import PolicyReplica
 from chassis.call import Call
 from chassis.clock import Clock
 from chassis.election import Election
 from chassis.kv import KV
 from chassis.paging import Pager
 from chassis.requests import Requests
+from chassis.secret_mounts import SecretGate
 from chassis.server import Registration
-from lepton.internal.v1 import node_session_pb2_grpc
+from lepton.internal.v1 import node_session_pb2_grpc, project_keys_pb2_grpc, secrets_pb2_grpc
 from lepton.names import NodeName
 from lepton.scheduler.v1 import planning_service_pb2_grpc, queue_service_pb2_grpc, scheduler_service_pb2_grpc
 from services.scheduler import keys
 from services.scheduler.commit import Committer
 from services.scheduler.config import SchedulerConfig
+from services.scheduler.counting import counted_workloads
 from services.scheduler.explain import Explain
 from services.scheduler.floating import FloatingResources
 from services.scheduler.leader import Leader
 from services.scheduler.ledger import Ledger
+from services.scheduler.node_projects import NodeProjectServicer
 from services.scheduler.nodes import Nodes
 from services.scheduler.planning_servicer import PlanningServicer
 from services.scheduler.pools import Pools
@@ -35,9 +39,9 @@ from services.scheduler.sessions.registry import Sessions
 from services.scheduler.sessions.reports import Reports
 from services.scheduler.sessions.servicer import NodeSessionServicer
 from services.scheduler.sessions.task_reports import TaskReports
+from services.scheduler.slice_secrets import SliceSecrets, SliceSecretsServicer
 from services.scheduler.utilization import Utilization
 from services.scheduler.utilization.measured import Measured
-from services.scheduler.utilization.utilization import Access
 from services.scheduler.workloads import Workloads
 
 
@@ -51,7 +55,8 @@ class Scheduler:
         clock: Clock,
         config: SchedulerConfig,
         identify: Callable[[Call | None], Callable[[NodeName], None]] = peer_is_node,
-        access: Access | None = None,
+        access: PolicyReplica | None = None,
+        gate: SecretGate | None = None,
     ) -> None:
         nodes, lead = config.nodes, config.leader
         replica_id = config.replica_id or f"{socket.gethostname()}:{os.getpid()}"
@@ -77,7 +82,8 @@ class Scheduler:
         self.leader = Leader(election, self.ledger, committer, clock, fence_s=nodes.ttl_s, debounce_s=lead.debounce_s)
         fleet = Nodes(kv, self.ledger, pager)
         pools = Pools(kv, self.ledger, fleet, requests, pager, clock)
-        workloads = Workloads(kv, requests, pager, clock)
+        counted = counted_workloads(kv, access, clock) if access is not None else None
+        workloads = Workloads(kv, requests, pager, clock, counted, access)
         self.measured = Measured(kv, self.sessions, replica_id, clock)
         explain = Explain(self.ledger, clock, nodes.ttl_s)
         self.utilization = Utilization(self.ledger, self.measured, access, clock)
@@ -86,7 +92,7 @@ class Scheduler:
         self.registrations: tuple[Registration, ...] = (
             (
                 scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server,
-                SchedulerServicer(pools, fleet, workloads),
+                SchedulerServicer(pools, fleet, workloads, gate),
             ),
             (
                 planning_service_pb2_grpc.add_PlanningServiceServicer_to_server,
@@ -97,6 +103,14 @@ class Scheduler:
                 node_session_pb2_grpc.add_NodeSessionServiceServicer_to_server,
                 NodeSessionServicer(conversations, identify),
             ),
+            (
+                project_keys_pb2_grpc.add_NodeProjectServiceServicer_to_server,
+                NodeProjectServicer(self.ledger),
+            ),
+            (
+                secrets_pb2_grpc.add_SliceSecretsServiceServicer_to_server,
+                SliceSecretsServicer(SliceSecrets(kv)),
+            ),
         )
         self.loops: dict[str, Callable[[], Any]] = {
             "ledger": self.ledger.run,
@@ -104,3 +118,5 @@ class Scheduler:
             "leader": self.leader.run,
             "utilization": self.utilization.run,
         }
+        if counted is not None:
+            self.loops["count workloads"] = counted.run

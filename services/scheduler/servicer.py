@@ -6,18 +6,21 @@ from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 
+from chassis.secret_mounts import SecretGate
 from lepton.names import NodeName, PoolName, WorkloadName
 from lepton.scheduler.v1 import node_pb2, pool_pb2, scheduler_service_pb2_grpc, workload_pb2
 from lepton.scheduler.v1 import scheduler_service_pb2 as service
 from services.scheduler.nodes import Nodes
 from services.scheduler.pools import Pools
+from services.scheduler.workload_secrets import WorkloadSecrets
 from services.scheduler.workloads import Workloads
 
 
 class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
     """lepton.scheduler.v1.SchedulerService."""
 
-    def __init__(self, pools: Pools, nodes: Nodes, workloads: Workloads) -> None:
+    def __init__(self, pools: Pools, nodes: Nodes, workloads: Workloads, gate: SecretGate | None = None) -> None:
+        self._secrets = WorkloadSecrets(gate)
         self._pools = pools
         self._nodes = nodes
         self._workloads = workloads
@@ -63,11 +66,13 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         return await self._nodes.update(request)
 
     async def CreateWorkload(self, request: service.CreateWorkloadRequest, context: Any) -> workload_pb2.Workload:
+        await self._secrets.admit(request.parent, [request.workload])
         return await self._workloads.create(request)
 
     async def BatchCreateWorkloads(
         self, request: service.BatchCreateWorkloadsRequest, context: Any
     ) -> service.BatchCreateWorkloadsResponse:
+        await self._secrets.admit(request.parent, (each.workload for each in request.requests))
         return await self._workloads.create_many(request)
 
     async def GetWorkload(self, request: service.GetWorkloadRequest, context: Any) -> workload_pb2.Workload:
@@ -84,6 +89,7 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
                 yield change
 
     async def UpdateWorkload(self, request: service.UpdateWorkloadRequest, context: Any) -> workload_pb2.Workload:
+        await self._secrets.admit_update(request)
         return await self._workloads.update(request)
 
     async def CancelWorkload(self, request: service.CancelWorkloadRequest, context: Any) -> workload_pb2.Workload:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from lepton.errors import FailedPrecondition, InvalidArgument
-from lepton.names import FloatingResourceName, PoolName, QueueName
+from lepton.names import FloatingResourceName, JobName, PoolName, ProjectName, QueueName
 from lepton.scheduler.v1 import program_pb2, workload_pb2
 from lepton.scheduler.v1 import scheduler_service_pb2 as service
 from services.scheduler import convert
@@ -22,6 +22,14 @@ def check_wishes(workload: workload_pb2.Workload, path: str) -> None:
     fields = dict(_violations(workload, path))
     if fields:
         raise InvalidArgument("INVALID_FIELD", fields=fields)
+
+
+def check_jobs(workload: workload_pb2.Workload, project: ProjectName, path: str) -> None:
+    """Raise InvalidArgument where a rank is to run a job of another project: its agent would ask the trainer for it."""
+    for at, group in enumerate(workload.groups):
+        job, where = group.program.torch.job, f"{path}.groups[{at}].program.torch.job"
+        if job and JobName.parse(job, where).project != project.project:
+            raise InvalidArgument("INVALID_FIELD", fields={where: f"must be a job of {project}"})
 
 
 def _violations(workload: workload_pb2.Workload, path: str) -> Iterator[tuple[str, str]]:

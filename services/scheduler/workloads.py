@@ -6,9 +6,13 @@ from contextlib import aclosing
 from typing import Final
 
 from chassis import telemetry
+from chassis.access import PolicyReplica
+from chassis.callers import caller, creator
 from chassis.clock import Clock
+from chassis.conditions import Attributes
 from chassis.etags import etag as etag_at
 from chassis.etags import unchanged
+from chassis.holdings import Admitted, Limits, Unlimited
 from chassis.kv import KV, Compare, Delete, DeletePrefix, Entry, Op, Put, absent, mod
 from chassis.paging import Pager
 from chassis.requests import Claim, Requests
@@ -20,22 +24,33 @@ from lepton.scheduler.v1 import scheduler_service_pb2 as service
 from lepton.scheduler.v1 import workload_pb2
 from services.scheduler import convert, keys
 from services.scheduler.admission_checks import with_check
-from services.scheduler.batch import Batches
+from services.scheduler.batch import Batches, one_by_one
+from services.scheduler.counting import devices_of
 from services.scheduler.lifecycle import ENDED, OVER
 from services.scheduler.nodes import ANY
 from services.scheduler.planner.verdict import CANCELLED, GRACE_S
 from services.scheduler.progress import with_progress
 from services.scheduler.snapshot import State
-from services.scheduler.wishes import apply_update, check_wishes
+from services.scheduler.wishes import apply_update, check_jobs, check_wishes
 
 Workload = workload_pb2.Workload
 _ATTEMPTS: Final = 8
+_FREELY: Final = Admitted()
 
 
 class Workloads:
     """What any replica does with workloads; each change is one transaction on what was read."""
 
-    def __init__(self, kv: KV, requests: Requests, pager: Pager, clock: Clock) -> None:
+    def __init__(
+        self,
+        kv: KV,
+        requests: Requests,
+        pager: Pager,
+        clock: Clock,
+        limits: Limits | None = None,
+        access: PolicyReplica | None = None,
+    ) -> None:
+        self._limits, self._access = limits or Unlimited(), access
         self._kv = kv
         self._requests = requests
         self._pager = pager
@@ -45,6 +60,7 @@ class Workloads:
     async def create(self, request: service.CreateWorkloadRequest) -> Workload:
         """A new workload, PENDING."""
         check_wishes(request.workload, "workload")
+        check_jobs(request.workload, ProjectName.parse(request.parent, "parent"), "workload")
         return await self._requests.once(request, Workload, lambda claim: self._create(request, claim))
 
     async def _create(self, request: service.CreateWorkloadRequest, claim: Claim) -> Workload | None:
@@ -58,9 +74,11 @@ class Workloads:
         workload.state, workload.pending_reason = Workload.PENDING, Workload.PENDING_EVALUATION
         workload.create_time.CopyFrom(now)
         workload.update_time.CopyFrom(now)
+        workload.creator = creator()
         key = keys.workload(name)
         put = [Put(key, convert.stored(workload)), *claim.record(workload, str(name))]
-        result = await self._kv.txn([absent(key), *claim.guard], put)
+        async with self._limits.admit(workload.creator, devices_of(workload)) as admitted:
+            result = await self._kv.txn([absent(key), *claim.guard, *admitted.guard], [*put, *admitted.ops])
         if not result.succeeded:
             if await self._kv.get(key) is not None:
                 raise AlreadyExists("WORKLOAD_ALREADY_EXISTS", workload=str(name))
@@ -70,6 +88,8 @@ class Workloads:
 
     async def create_many(self, request: service.BatchCreateWorkloadsRequest) -> service.BatchCreateWorkloadsResponse:
         """New workloads, PENDING; the answer says of each what became of it."""
+        if self._limits.counts(creator()):
+            return await one_by_one(request, self.create)
         return await self._batches.create(request)
 
     async def get(self, name: WorkloadName) -> Workload:
@@ -111,7 +131,10 @@ class Workloads:
             raise FailedPrecondition("WORKLOAD_ENDED", workload=workload.name, state=State(workload.state).name)
         changed = apply_update(workload, request)
         check_wishes(changed, "workload")
-        return await self._amend(entry, changed)
+        check_jobs(changed, WorkloadName.parse(changed.name).parent, "workload")
+        self._check_conditions(changed)
+        async with self._limits.admit(changed.creator, devices_of(changed), entry.key) as admitted:
+            return await self._amend(entry, changed, admitted)
 
     async def cancel(self, name: WorkloadName, grace_s: float) -> Workload:
         """Tell its slices to stop; it is CANCELLED once nothing of it runs. Too late, it changes nothing."""
@@ -147,12 +170,20 @@ class Workloads:
         name, now = WorkloadName.parse(request.name), convert.timestamp(self._clock.now())
         await self._change(name, lambda entry, workload: self._amend(entry, with_progress(workload, request, now)))
 
-    async def _amend(self, entry: Entry, changed: Workload | None) -> Workload | None:
+    def _check_conditions(self, changed: Workload) -> None:
+        """Who changes a workload must be allowed to have it as it is then: in its pools, at its priority."""
+        who = caller()
+        if self._access is not None and who is not None:
+            asked = Attributes(pools=tuple(changed.pools), priority=changed.priority)
+            self._access.require(who, "workloads.update", changed.name, asked)
+
+    async def _amend(self, entry: Entry, changed: Workload | None, admitted: Admitted = _FREELY) -> Workload | None:
         """Write what has changed, if anything has."""
         if changed is None:
             return _shown(entry)
         changed.update_time.CopyFrom(convert.timestamp(self._clock.now()))
-        return await self._write(changed, [mod(entry.key, entry.mod_revision)], [_put(entry, changed)])
+        compare = [mod(entry.key, entry.mod_revision), *admitted.guard]
+        return await self._write(changed, compare, [_put(entry, changed), *admitted.ops])
 
     async def delete(self, name: WorkloadName, etag: str) -> None:
         """Forget a workload that has ended."""

@@ -12,6 +12,10 @@ class TrainerConfig(ServiceConfig):
 
     service: str = "trainer"
     etcd_endpoints: tuple[str, ...] = ("127.0.0.1:2379",)
+    etcd_ca: str = ""
+    """PEM files for TLS to etcd: its CA, and our certificate with its key; empty = plaintext, for loopback only."""
+    etcd_cert: str = ""
+    etcd_key: str = ""
     artifacts: str
     """URL of the artifact store, for example `file:///var/lib/lepton/artifacts`."""
     journals: Path
@@ -26,5 +30,9 @@ class TrainerConfig(ServiceConfig):
     """The most that is kept of what one job's ranks print and measure; of more, the middle is dropped."""
     collect_every_s: float = 300.0
     """How often what dropped checkpoints have left is looked for and deleted."""
+    rewrap_every_s: float = 300.0
+    """How often artifacts that a former key of their project seals are looked for, and sealed by its newest."""
     collect_after_s: float = 3600.0
     """For how long a file that ranks have stored is kept in any case; longer than it takes to write a checkpoint."""
+    compliance_every_s: float = 30.0
+    """How often jobs, checkpoints and artifacts are looked at by the compliance policies; a change of those at once."""

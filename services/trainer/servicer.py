@@ -8,17 +8,24 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 
 from chassis.artifacts import ArtifactStore
+from chassis.callers import creator
+from chassis.compliance import Compliance, asked_by
+from chassis.holdings import Limits, Unlimited
 from chassis.kv import KV
 from chassis.paging import Pager
 from chassis.requests import Claim, Requests
 from chassis.resources import now
+from chassis.secret_mounts import ClosedGate, SecretGate
 from chassis.telemetry import traceparent
 from chassis.watching import changes
+from lepton.compliance.subject import Act
+from lepton.compliance.subjects import of_checkpoint, of_job
 from lepton.names import JobName, ProjectName, not_found
 from lepton.trainer.v1 import trainer_service_pb2 as pb
 from lepton.trainer.v1.checkpoint_pb2 import Checkpoint
 from lepton.trainer.v1.job_pb2 import Job
 from lepton.trainer.v1.trainer_service_pb2_grpc import TrainerServiceServicer
+from services.trainer.counting import devices_of
 from services.trainer.endings import Endings
 from services.trainer.journal import Journals
 from services.trainer.journal_lines import batched, log_line, metric_point, printed_by, thinned_points
@@ -37,8 +44,20 @@ from services.trainer.submission import new_job
 class TrainerServicer(TrainerServiceServicer):
     """Jobs, their output and their checkpoints."""
 
-    def __init__(self, kv: KV, artifacts: ArtifactStore, journals: Journals, pager: Pager) -> None:
+    def __init__(
+        self,
+        kv: KV,
+        artifacts: ArtifactStore,
+        journals: Journals,
+        pager: Pager,
+        gate: SecretGate | None = None,
+        limits: Limits | None = None,
+        compliance: Compliance | None = None,
+    ) -> None:
         self._kv, self._artifacts, self._journals, self._pager = kv, artifacts, journals, pager
+        self._gate = gate or ClosedGate()
+        self._compliance = compliance or Compliance()
+        self._limits = limits or Unlimited()
         self._jobs = JobStore(kv)
         self._requests = Requests(kv, REQUESTS)
         self._endings = Endings(kv)
@@ -78,6 +97,8 @@ class TrainerServicer(TrainerServiceServicer):
 
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Any) -> Empty:
         """Deletes a job."""
+        for checkpoint in await self._jobs.checkpoints(JobName.parse(request.name)):
+            self._compliance.admit(of_checkpoint(checkpoint, Act.DELETE_CHECKPOINT, asked_by()))
         job = await self._jobs.forget(JobName.parse(request.name), request.etag)
         await asyncio.to_thread(self._journals.delete, job.uid)
         return Empty()
@@ -122,11 +143,17 @@ class TrainerServicer(TrainerServiceServicer):
 
     async def _create(self, request: pb.CreateJobRequest, claim: Claim) -> Job | None:
         job = new_job(request, traceparent(), now())
+        self._compliance.admit(of_job(job, asked_by()))
         project = ProjectName.parse(request.parent, "parent").project
+        await self._gate.admit(job.secrets, project, "job.secrets", job.bundle.environment)
         for digest in (job.dataset, job.bundle.digest):
             if digest:
                 await self._artifacts.size(project, digest)  # NotFound before anything is written
-        return await self._jobs.create(JobName.parse(job.name), job, claim)
+        job.creator = creator()
+        async with self._limits.admit(job.creator, devices_of(job)) as admitted:
+            return await self._jobs.create(
+                JobName.parse(job.name), job, claim, guard=admitted.guard, beside=admitted.ops
+            )
 
     async def _journal(self, text: str, offset: int, follow: bool) -> AsyncGenerator[list[dict[str, Any]], None]:
         job = await self._jobs.get(JobName.parse(text))

@@ -38,6 +38,7 @@ def new_job(request: CreateJobRequest, trace_context: str, now: Timestamp) -> Jo
         workers=given.workers,
         pools=given.pools,
         priority=given.priority,
+        secrets=given.secrets,
         max_restarts=given.max_restarts,
         checkpoint_policy=given.checkpoint_policy,
         queue=given.queue,

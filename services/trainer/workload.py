@@ -3,11 +3,12 @@
 from typing import Final
 
 from lepton.names import JobName, WorkloadName
-from lepton.scheduler.v1.program_pb2 import Program, TorchProgram
+from lepton.scheduler.v1.program_pb2 import Program, SecretMount, TorchProgram
 from lepton.scheduler.v1.resources_pb2 import Resources
 from lepton.scheduler.v1.scheduler_service_pb2 import CreateWorkloadRequest
 from lepton.scheduler.v1.workload_pb2 import SliceGroup, Toleration, Workload
 from lepton.trainer.v1.job_pb2 import Job
+from lepton.trainer.v1.job_pb2 import SecretMount as JobMount
 from services.trainer.failure_policy import restart_policy
 
 RANK_MODULE: Final = "services.trainer.worker"
@@ -45,6 +46,14 @@ def workload_request(job: Job) -> CreateWorkloadRequest:
     )
 
 
+def _mount(mount: JobMount) -> SecretMount:
+    return SecretMount(
+        secret=mount.secret,
+        version=mount.version,
+        **({"env": mount.env} if mount.HasField("env") else {"file": mount.file}),
+    )
+
+
 def _ranks(job: Job) -> SliceGroup:
     workers = job.workers
     devices = workers.devices if workers.HasField("devices") else 1
@@ -57,5 +66,5 @@ def _ranks(job: Job) -> SliceGroup:
             memory_bytes=workers.memory_bytes or DEFAULT_MEMORY_BYTES,
             device_milli=1000 * devices,
         ),
-        program=Program(torch=TorchProgram(module=RANK_MODULE, job=job.name)),
+        program=Program(torch=TorchProgram(module=RANK_MODULE, job=job.name, secrets=map(_mount, job.secrets))),
     )

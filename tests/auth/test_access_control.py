@@ -40,6 +40,8 @@ async def alice(auth: RunningAuth, *bindings: RoleBinding, parent: str = "projec
 
 async def bind(auth: RunningAuth, binding_id: str, binding: RoleBinding, parent: str = "projects/acme") -> RoleBinding:
     made = RoleBinding(role=binding.role, resource=binding.resource, members=list(binding.members) or ["users/alice"])
+    if binding.HasField("condition"):
+        made.condition.CopyFrom(binding.condition)
     request = pb.CreateRoleBindingRequest(parent=parent, role_binding_id=binding_id, role_binding=made)
     created: RoleBinding = await (await auth.admin()).access.CreateRoleBinding(request)
     return created

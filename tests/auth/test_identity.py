@@ -17,12 +17,14 @@ from chassis.memory_kv import MemoryKV
 from lepton.auth.v1 import access_service_pb2 as access
 from lepton.auth.v1 import directory_service_pb2 as directory
 from lepton.auth.v1 import identity_service_pb2 as pb
+from lepton.auth.v1 import session_service_pb2 as sessions
 from lepton.auth.v1.role_binding_pb2 import RoleBinding
 from lepton.errors import InvalidArgument, PermissionDenied, Unauthenticated, Unavailable
 from services.auth import layout
 from services.auth.config import Lifetimes
 from tests.harness.auth import RunningAuth, running_auth
 from tests.harness.clock import ManualClock
+from tests.harness.wait import until
 
 
 def csr(*hosts: str) -> str:
@@ -170,3 +172,57 @@ async def test_auth_renews_its_own_serving_certificate(tmp_path: Path) -> None:
         assert after.leaf.serial_number != before
         assert after.not_after > clock.now() + timedelta(minutes=30)
         assert after.leaf.public_bytes(Encoding.PEM) == after.chain_pem
+
+
+async def test_a_nodes_model_servers_get_certificates_that_prove_a_server_only(auth: RunningAuth) -> None:
+    mesh = await auth.peer(await auth.join("agent/n1"))
+    asked = csr("auth", "n2.replica.lepton.local")  # what a request asks for is not looked at
+    issued = await mesh.identity.IssueServingCertificate(pb.IssueServingCertificateRequest(csr_pem=asked))
+    assert issued.spiffe_id == "spiffe://lepton.local/replica/n1"
+    leaf = x509.load_pem_x509_certificate(issued.certificate_chain_pem.encode())
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert set(names.get_values_for_type(x509.DNSName)) == {"localhost", "n1.replica.lepton.local"}
+    assert set(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == {
+        ExtendedKeyUsageOID.SERVER_AUTH
+    }
+    assert timedelta(days=6) < leaf.not_valid_after_utc - datetime.now(UTC) < timedelta(days=7, seconds=1)
+    service = await auth.peer(await auth.join("service/trainer"))
+    with pytest.raises(PermissionDenied):
+        await service.identity.IssueServingCertificate(pb.IssueServingCertificateRequest(csr_pem=asked))
+
+
+async def test_nobody_gets_the_name_of_a_nodes_model_servers(memory_auth: RunningAuth) -> None:
+    for path in ("agent/n1", "agent/n2", "service/trainer"):
+        with pytest.raises(InvalidArgument) as caught:
+            await memory_auth.join(path, ("n1.replica.lepton.local",))
+        assert caught.value.reason == "CSR_INVALID"
+
+
+async def test_a_revoked_node_is_refused_at_once_and_not_renewed_until_it_is_admitted_anew(auth: RunningAuth) -> None:
+    credentials = await auth.join("agent/n1")
+    node, other = await auth.peer(credentials), await auth.peer(await auth.join("agent/n2"))
+    request = pb.RenewCertificateRequest(csr_pem=csr("localhost"))
+    await node.identity.RenewCertificate(request)
+    revoke = sessions.RevokeAccessRequest(principal="spiffe://lepton.local/agent/n1")
+    await (await auth.admin()).sessions.RevokeAccess(revoke)
+    with pytest.raises(Unauthenticated) as caught:
+        await node.identity.RenewCertificate(request)
+    assert caught.value.reason == "CERTIFICATE_REVOKED"
+    await other.identity.RenewCertificate(request)  # the control
+
+    async def is_admitted() -> bool:
+        """Certificates and revocations count whole seconds."""
+        anew = await auth.peer(await auth.join("agent/n1"))
+        try:
+            await anew.identity.RenewCertificate(request)
+        except Unauthenticated:
+            return False
+        return True
+
+    await until(is_admitted, 10)
+
+
+@pytest.mark.parametrize("principal", ["spiffe://elsewhere/agent/n1", "spiffe://lepton.local/agent/", "spiffe://x"])
+async def test_what_is_no_member_cannot_be_revoked(memory_auth: RunningAuth, principal: str) -> None:
+    with pytest.raises(InvalidArgument):
+        await (await memory_auth.admin()).sessions.RevokeAccess(sessions.RevokeAccessRequest(principal=principal))

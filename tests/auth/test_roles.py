@@ -63,7 +63,9 @@ def test_viewers_change_nothing() -> None:
 
 
 def test_only_administrators_touch_principals_and_bindings() -> None:
-    sensitive = ("users", "roles", "roleBindings", "serviceAccounts", "apiKeys", "sessions", "signingKeys")
+    sensitive = (
+        "users", "roles", "roleBindings", "serviceAccounts", "apiKeys", "sessions", "signingKeys", "principalLimits",
+    )  # fmt: skip
     for role in (VIEWER, DEVELOPER, OPERATOR):
         assert not [permission for permission in role if permission.partition(".")[0] in sensitive]
 
@@ -72,11 +74,19 @@ def test_no_permission_is_left_to_administrators_by_oversight() -> None:
     """A new permission must be given to a role, or put on this list on purpose."""
     only_administrators = {
         "apiKeys.create", "apiKeys.delete", "apiKeys.list",
-        "projects.create", "projects.delete",
+        "authorities.rotate",
+        "complianceExemptions.create", "complianceExemptions.delete",
+        "compliancePolicies.create", "compliancePolicies.delete", "compliancePolicies.update",
+        "dataLabels.update",
+        "principalLimits.create", "principalLimits.delete", "principalLimits.get", "principalLimits.list",
+        "principalLimits.update",
+        "projects.create", "projects.delete", "projects.shred",
         "roleBindings.create", "roleBindings.delete", "roleBindings.list",
         "roles.create", "roles.delete", "roles.update",
         "serviceAccounts.create", "serviceAccounts.get", "serviceAccounts.list",
         "sessions.revoke", "signingKeys.list", "signingKeys.rotate",
+        "userIdentities.create", "userIdentities.delete", "userIdentities.list",
         "users.create", "users.get", "users.list", "users.update",
+        "workloadTrusts.create", "workloadTrusts.delete", "workloadTrusts.list",
     }  # fmt: skip
     assert only_administrators == KNOWN - (VIEWER | DEVELOPER | OPERATOR)

@@ -1,15 +1,18 @@
 """Who may open a connection to the mesh port, and what follows when certificates change."""
 
+import asyncio
+import time
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from bench.echo import EchoMessage, EchoStub
-from chassis.credentials import Credentials
+from bench.echo import Echo, EchoMessage, EchoStub, add_echo_to_server
+from chassis.credentials import BACKDATED, Credentials
 from chassis.identity import Identity
 from chassis.peers import Peers
 from lepton import channel, errors
-from tests.harness.mesh import Mesh
+from tests.harness.mesh import Mesh, serving
 from tests.harness.pki import Authority
 
 HELLO = EchoMessage(text="hello")
@@ -89,3 +92,33 @@ async def test_renewed_certificates_come_into_use_without_a_restart(mesh: Mesh) 
         async with Peers(address, old_only) as strangers:
             with pytest.raises(errors.Unavailable):
                 await EchoStub(strangers.channel("trainer")).ForPeers(HELLO)
+
+
+async def test_a_revoked_member_is_refused_and_its_stream_cut_until_it_is_admitted_anew() -> None:
+    """Row 30 for machines: by the time of issue, so that the certificate of a new admission is good."""
+    agent = "spiffe://lepton.local/agent/n1"
+
+    class Endless(Echo):
+        async def WatchPeers(self, request: Any, context: Any) -> Any:
+            yield request
+            await asyncio.Event().wait()
+
+    async with serving((add_echo_to_server, Endless())) as mesh, mesh.peer("agent/n1") as peers:
+        stub = EchoStub(peers.channel("trainer"))
+        watching = stub.WatchPeers(HELLO)
+        assert await watching.read() == HELLO
+        assert await stub.ForPeers(HELLO) == HELLO
+        mesh.change_policy(revoked_principals={agent: time.time() - BACKDATED.total_seconds()})
+        # The test's authority dates certificates an hour back: they were issued before.
+        with pytest.raises(errors.Unauthenticated, match="CERTIFICATE_REVOKED"):
+            await watching.read()
+        with pytest.raises(errors.Unauthenticated, match="CERTIFICATE_REVOKED"):
+            await stub.ForPeers(HELLO)
+        await call_with(mesh, mesh.authority.issue("agent/n2"))
+        await call_with(mesh, mesh.authority.issue("agent/n1", valid_from=timedelta(0)))
+
+
+async def test_a_model_servers_certificate_opens_nothing_in_the_mesh(mesh: Mesh) -> None:
+    """Even were it good for a client: its path is none that a rule names."""
+    with pytest.raises(errors.PermissionDenied, match="PEER_DENIED"):
+        await call_with(mesh, mesh.authority.issue("replica/n1"))

@@ -16,13 +16,23 @@ from lepton import channel
 from lepton.auth.v1 import (
     access_service_pb2_grpc,
     audit_service_pb2_grpc,
+    compliance_service_pb2_grpc,
     directory_service_pb2_grpc,
+    encryption_service_pb2_grpc,
+    federation_service_pb2_grpc,
     identity_service_pb2,
     identity_service_pb2_grpc,
+    secret_service_pb2_grpc,
     session_service_pb2,
     session_service_pb2_grpc,
 )
-from lepton.internal.v1 import audit_feed_pb2_grpc, policy_feed_pb2_grpc
+from lepton.internal.v1 import (
+    audit_feed_pb2_grpc,
+    compliance_feed_pb2_grpc,
+    policy_feed_pb2_grpc,
+    project_keys_pb2_grpc,
+    secrets_pb2_grpc,
+)
 from services.auth.assembly import assemble
 from services.auth.audit import HEAD_KEY, AuditTrail
 from services.auth.bootstrap import init
@@ -37,13 +47,21 @@ class Stubs:
     """Everything that auth serves, over one channel."""
 
     def __init__(self, connection: channel.Channel) -> None:
+        self.connection = connection
         self.sessions: Any = session_service_pb2_grpc.SessionServiceStub(connection)
+        self.federation: Any = federation_service_pb2_grpc.FederationServiceStub(connection)
         self.directory: Any = directory_service_pb2_grpc.DirectoryServiceStub(connection)
         self.access: Any = access_service_pb2_grpc.AccessServiceStub(connection)
         self.identity: Any = identity_service_pb2_grpc.IdentityServiceStub(connection)
         self.audit: Any = audit_service_pb2_grpc.AuditServiceStub(connection)
         self.feed: Any = audit_feed_pb2_grpc.AuditFeedServiceStub(connection)
+        self.secrets: Any = secret_service_pb2_grpc.SecretServiceStub(connection)
+        self.delivery: Any = secrets_pb2_grpc.SecretDeliveryServiceStub(connection)
+        self.encryption: Any = encryption_service_pb2_grpc.EncryptionServiceStub(connection)
+        self.project_keys: Any = project_keys_pb2_grpc.ProjectKeyServiceStub(connection)
         self.policy: Any = policy_feed_pb2_grpc.PolicyFeedServiceStub(connection)
+        self.compliance: Any = compliance_service_pb2_grpc.ComplianceServiceStub(connection)
+        self.compliance_feed: Any = compliance_feed_pb2_grpc.ComplianceFeedServiceStub(connection)
 
 
 @dataclass

@@ -114,9 +114,9 @@ class ScriptedLedger(SchedulerServiceServicer):
             assert entry is not None, f"there is no {name}"
             workload = Workload.FromString(entry.value)
             for field, value in fields.items():
-                if field == "slices":
-                    del workload.slices[:]
-                    workload.slices.extend(value)
+                if field in ("slices", "groups"):
+                    workload.ClearField(field)
+                    getattr(workload, field).extend(value)
                 else:
                     setattr(workload, field, value)
             done = await self.kv.txn([mod(key, entry.mod_revision)], [_put(key, workload)])

@@ -13,6 +13,7 @@ from lepton.train import checkpoints
 from lepton.trainer.v1.job_pb2 import CheckpointPolicy, CodeBundle, Job, Workers
 from tests.harness.elastic_job import Plan, Told
 from tests.harness.ranks import recorded
+from tests.harness.sealed_store import sealed_store
 from tests.harness.training_stack import PROJECT, TrainingStack
 from tests.harness.wait import until
 
@@ -80,7 +81,8 @@ class MeshJob:
         """How it went, once it is over."""
         job = await self.client.jobs.wait(self.job_id, timeout_s=deadline_s)
         assert job.state == Job.SUCCEEDED, (job.message, job.error)
-        told = Told(plan=self.plan, records=self.records, store=ArtifactStore(self.stack.home.artifacts.as_uri()))
+        store = await sealed_store(self.stack.home, PROJECT)
+        told = Told(plan=self.plan, records=self.records, store=store)
         told.project, told.finished = PROJECT, True
         told.resumed = {int(file.name.partition(".")[0]): "" for file in self.records.glob("*.jsonl")}
         kept = [each async for each in self.client.jobs.checkpoints(self.job_id)]

@@ -21,6 +21,7 @@ from joserfc import jwk, jwt
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save
 
+from chassis.identity import Identity
 from deploy import tools
 from lepton.golden import Golden
 from lepton.models import Signature, Tensor
@@ -32,6 +33,7 @@ from services.agent.triton import (
     TritonReplica,
     TritonTools,
 )
+from services.agent.triton_tls import ServingCertificate
 from services.inference.envoy import Endpoint, EnvoyAdmin, Gateway, Routes, TokenRules, command, render, write
 from services.inference.envoy.access import CallRules
 from services.inference.triton_repository import CONFIG, ServingOptions
@@ -121,12 +123,20 @@ class Replica:
 
 @asynccontextmanager
 async def replica(
-    directory: Path, models: Sequence[ServedModel], settings: ReplicaSettings | None = None
+    directory: Path,
+    models: Sequence[ServedModel],
+    settings: ReplicaSettings | None = None,
+    certificate: ServingCertificate | None = None,
 ) -> AsyncIterator[Replica]:
     """A replica whose life ends with the block."""
     running = Replica(replica=None)  # type: ignore[arg-type]
     running.replica = TritonReplica(
-        tools=triton_tools(), directory=directory, models=models, observe=running.observe, settings=settings
+        tools=triton_tools(),
+        directory=directory,
+        models=models,
+        observe=running.observe,
+        settings=settings,
+        certificate=certificate,
     )
     running.life = asyncio.create_task(running.replica.run())
     try:
@@ -203,6 +213,17 @@ def certificate(directory: Path, common_name: str = "localhost") -> tuple[Path, 
     return files
 
 
+def identity_files(directory: Path, identity: Identity) -> tuple[Path, Path, Path]:
+    """Certificate, key and roots, put in place by rename, as the inference service does."""
+    held = identity.credentials
+    files = directory / "cert.pem", directory / "key.pem", directory / "roots.pem"
+    for path, pem in zip(files, (held.chain_pem, held.key_pem, held.bundle_pem), strict=True):
+        temporary = path.with_suffix(".new")
+        temporary.write_bytes(pem)
+        temporary.rename(path)
+    return files
+
+
 @dataclass
 class RunningGateway:
     """An Envoy that follows the files of its directory."""
@@ -229,11 +250,16 @@ class RunningGateway:
 
 
 @asynccontextmanager
-async def gateway(directory: Path, *, concurrency: int = 1, **settings: Any) -> AsyncIterator[RunningGateway]:
-    """An Envoy with an empty route table."""
+async def gateway(
+    directory: Path, *, concurrency: int = 1, identity: Identity | None = None, **settings: Any
+) -> AsyncIterator[RunningGateway]:
+    """An Envoy with an empty route table; with an identity of the mesh it calls replicas over mutual TLS."""
     directory.mkdir(parents=True)  # noqa: ASYNC240 (a test)
     authority = Authority()
-    cert, key = certificate(directory)
+    if identity is None:
+        cert, key = certificate(directory)
+    else:
+        cert, key, settings["roots"] = identity_files(directory, identity)
     config = Gateway(directory=directory, tokens=authority.rules, certificate=cert, key=key, **settings)
     write(directory, render(config, Routes()))
     admin = EnvoyAdmin(directory)

@@ -161,7 +161,7 @@ class TrainingStack:
             "node": node,
             "pool": pool,
             "state_dir": str(self.home.state(name)),
-            "artifacts": self.home.artifacts.as_uri(),
+            "artifacts": configs.artifacts(self.home),
             "cpu_milli": 8000,
             "memory_bytes": 8 * GIB,
             "devices": [{"model": "virtual", "memory_bytes": 16 * GIB}] * devices,
@@ -174,7 +174,7 @@ class TrainingStack:
     async def _admit(self) -> None:
         """Makes the authority, the administrator and every member's join token, straight on the store."""
         config, clock = load(self.home.config("auth")), SystemClock()
-        async with EtcdKV((self.ports.address("etcd-client"),)) as kv:
+        async with EtcdKV(config.etcd.endpoints, config.etcd.tls) as kv:
             await init(config, kv, clock)
             trail = AuditTrail(kv, clock, Kek.load(config.kek_file).derive(HEAD_KEY))
             tokens = JoinTokens(kv, trail, clock)

@@ -54,6 +54,7 @@ def package(store: ArtifactStore) -> str:
     )
 
 
+@pytest.mark.integration
 def test_the_program_exports_proves_and_reports_as_an_agent_runs_it(
     tmp_path: Path, store: ArtifactStore, package: str
 ) -> None:

@@ -127,10 +127,10 @@ async def test_the_flow_of_nvidias_example_clients_passes(stack: Stack) -> None:
     [
         (lambda client, other: client.is_server_live(), "UNAUTHENTICATED"),
         (lambda client, other: client.infer(MODEL, inputs(samples(1)[0])), "UNAUTHENTICATED"),
-        (lambda client, other: client.infer(MODEL, inputs(samples(1)[0]), headers=other), "PERMISSION_DENIED"),
-        (lambda client, other: client.infer("demo.none", inputs(samples(1)[0]), headers=other), "PERMISSION_DENIED"),
+        (lambda client, other: client.infer(MODEL, inputs(samples(1)[0]), headers=other), "NOT_FOUND"),
+        (lambda client, other: client.infer("demo.none", inputs(samples(1)[0]), headers=other), "NOT_FOUND"),
         (lambda client, other: client.infer("other.none", inputs(samples(1)[0]), headers=other), "NOT_FOUND"),
-        (lambda client, other: client.infer("none", inputs(samples(1)[0]), headers=other), "PERMISSION_DENIED"),
+        (lambda client, other: client.infer("none", inputs(samples(1)[0]), headers=other), "NOT_FOUND"),
         (lambda client, other: client.infer("", inputs(samples(1)[0]), headers=other), "INVALID_ARGUMENT"),
         (lambda client, other: client.get_inference_statistics(headers=other), "INVALID_ARGUMENT"),
         (lambda client, other: client.load_model(MODEL, headers=other), "PERMISSION_DENIED"),
@@ -161,7 +161,7 @@ async def test_what_is_refused_for_a_foreign_model_does_not_tell_whether_it_exis
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await infer(request(x, name), metadata=headers, timeout=5)
             texts.append(str(refused.value.details()).replace(name, "MODEL"))
-            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND
     assert texts[0] == texts[1]
 
 

@@ -268,7 +268,7 @@ async def test_a_revocation_reaches_the_gateway_and_changes_no_listener(gate: Ga
     async with gate.service() as files:
         files.use_tokens(token_rules(gate.snapshot))
         gate.feed.tell(BOOKMARK)
-        await until(lambda: gate.content().get("lds.json"))
+        await until(lambda: gate.content().get("bootstrap.json"))
         before = gate.content()
         files.use_tokens(token_rules(replace(gate.snapshot, revision=2, revoked_tokens=frozenset({"feed0123"}))))
         await until(lambda: b"feed0123" in gate.content()["ecds/policy.json"])

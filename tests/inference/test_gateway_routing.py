@@ -243,7 +243,7 @@ async def test_a_header_names_the_model_and_has_to_agree_with_the_message(scene:
     assert refused == ("INVALID_ARGUMENT", "MODEL_NAMES_DIFFER")
     with pytest.raises(grpc.aio.AioRpcError) as denied:
         await server(("lepton-model", "other.faces"))
-    assert denied.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert denied.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def _equal(found: object, expected: object) -> bool:

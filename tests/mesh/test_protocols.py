@@ -17,10 +17,13 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from deploy import tools
+from deploy.local.etcd_certificates import OPERATOR, EtcdCertificates
+from deploy.local.listeners import PLAINTEXT, exception
 from lepton.client import AsyncClient
 from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.trainer.v1.job_pb2 import Job
 from tests.harness.gateway_load import stub
+from tests.harness.listeners import answers_plaintext, listening, shakes_hands
 from tests.mesh.conftest import Stack, digits_job
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -104,7 +107,12 @@ async def test_a_wrong_field_is_named(stack: Stack, client: AsyncClient) -> None
 
 async def test_etcd_holds_the_state_under_our_prefix(stack: Stack, served: Deployment) -> None:
     endpoint = json.loads(stack.home.ports_file.read_text())["etcd-client"]
-    command = [str(tools.etcdctl()), f"--endpoints=127.0.0.1:{endpoint}", "get", "--prefix", "/lepton/", "--keys-only"]
+    made = EtcdCertificates(stack.home.etcd_certificates)
+    command = [
+        *(str(tools.etcdctl()), f"--endpoints=https://127.0.0.1:{endpoint}", f"--cacert={made.ca}"),
+        *(f"--cert={made.certificate(OPERATOR)}", f"--key={made.key(OPERATOR)}"),
+        *("get", "--prefix", "/lepton/", "--keys-only"),
+    ]
     listed = await asyncio.to_thread(
         lambda: subprocess.run(
             command, capture_output=True, text=True, env={**os.environ, "ETCDCTL_API": "3"}, timeout=30
@@ -186,3 +194,27 @@ def flow(stack: Stack, model: str, headers: dict[str, str]) -> None:
             gateway.infer(model, [tensor])
     finally:
         gateway.close()
+
+
+async def test_every_listener_has_tls_but_those_of_the_table(
+    stack: Stack, client: AsyncClient, served: Deployment
+) -> None:
+    """`openssl s_client` gets through and a plaintext caller does not; what is plaintext is exactly the table's."""
+    await client.jobs.create("listening", await digits_job(client, epochs=2000, workers=2))
+    try:
+        await client.jobs.wait("listening", states={Job.RUNNING}, timeout_s=60)
+        found = await asyncio.to_thread(listening, stack.home)
+        open_ = {each for each in found if await answers_plaintext(each)}
+        closed = [each for each in found if exception(each.component, each.listener) is None]
+        assert [each for each in closed if not await asyncio.to_thread(shakes_hands, stack.home, each)] == []
+    finally:
+        await client.jobs.cancel("listening")
+    assert [each for each in found if each.host != "127.0.0.1"] == []
+    assert open_ & set(closed) == set()
+    used = {exception(each.component, each.listener) for each in found} - {None}
+    assert used == set(PLAINTEXT)
+    assert {(each.component, each.listener) for each in closed} >= {
+        *(("etcd", name) for name in ("client", "peer")),
+        *((service, name) for service in SERVICES for name in ("client", "mesh")),
+        ("gateway", "gateway"),
+    }

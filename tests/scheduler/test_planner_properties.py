@@ -15,9 +15,13 @@ from tests.scheduler.invariants import Planner
 PARTS = 8
 
 
-@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.exhaustive) for part in range(1, PARTS))])
+@pytest.mark.parametrize("part", [pytest.param(part, marks=pytest.mark.exhaustive) for part in range(PARTS)])
 def test_nothing_goes_wrong_in_two_thousand_histories(part: int) -> None:
     check_all(range(part * 250, (part + 1) * 250))
+
+
+def test_nothing_goes_wrong_in_some_histories() -> None:
+    check_all(range(50))
 
 
 def test_nothing_goes_wrong_in_some_histories_with_arrays() -> None:
@@ -269,7 +273,10 @@ WRONG: dict[str, tuple[Planner, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+# The one that is not found by the first histories is left to `make test`.
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=[pytest.mark.exhaustive] * each.startswith("shrinks gangs")) for each in WRONG]
+)
 def test_a_planner_is_caught_that(name: str) -> None:
     planner, words = WRONG[name]
     for seed in range(600):

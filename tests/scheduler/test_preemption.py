@@ -57,6 +57,20 @@ def test_a_higher_priority_takes_the_place_of_a_lower_once_that_has_stopped() ->
     assert not world.reservations
 
 
+@pytest.mark.parametrize(
+    ("project", "named"), [("a", "projects/a/workloads/high"), ("b", "a workload of another project")]
+)
+def test_who_makes_room_is_told_for_whom_in_its_own_project_only(project: str, named: str) -> None:
+    low, high = "projects/a/workloads/low", f"projects/{project}/workloads/high"
+    world = World(node("a", 4))
+    world.submit(workload(low, group(4)))
+    _run(world, low)
+    world.now = 1000.0
+    world.submit(workload(high, group(4), priority=1))
+    messages = {each.workload: each.message for each in plan(world.snapshot(), world.now).decisions}
+    assert messages[low] == f"it makes room for {named}"
+
+
 def test_victims_and_reservation_are_one_transaction() -> None:
     world = World(node("a", 2))
     world.submit(workload("x"), workload("y"))

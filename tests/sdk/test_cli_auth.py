@@ -9,7 +9,9 @@ from typing import Any
 import pytest_asyncio
 from typer.testing import CliRunner
 
+from chassis.credentials import signing_request
 from chassis.memory_kv import MemoryKV
+from lepton.auth.v1 import identity_service_pb2
 from lepton.cli import exits
 from lepton.cli.root import app
 from lepton.client import AsyncClient
@@ -132,3 +134,100 @@ async def test_the_client_asks_for_a_revision(auth: RunningAuth, tmp_path: Path)
         assert await client.access.can("jobs.get", "projects/acme", at_least_revision=written)
         assert (await client.access.explain("jobs.get", at_least_revision=written)).policy_revision >= written
         assert (await client.access.role("viewer")).built_in
+
+
+async def test_a_grant_on_conditions_is_previewed_made_asked_about_and_taken_back(run: Run) -> None:
+    assert (await run("users", "create", "alice", "--password-file", "-", stdin=PASSWORD)).exit_code == 0
+    wanted = ("users", "grant", "developer", "users/alice", "--pool", "a", "--max-priority", "5")
+    hours = ("--hours", "Mon-Fri 08:00-18:00 Europe/Berlin")
+    told = await run(*wanted, *hours, "--dry-run")
+    assert told.exit_code == 0, told.stderr
+    only = "in pools/a; priority at most 5; Mon-Fri 08:00-18:00 Europe/Berlin"
+    assert told.stdout.startswith(f"users/alice gains on projects/acme ({only}): artifacts.create, ")
+    assert "jobs.create" in told.stdout
+    assert "nothing was changed" in told.stderr
+    assert "developer-alice" not in (await run("users", "grants")).stdout
+    made = await run(*wanted, *hours)
+    assert made.exit_code == 0, made.stderr
+    assert (
+        "a; priority at most 5; Mon,Tue,Wed,Thu,Fri 08:00-18:00 Europe/Berlin" in (await run("users", "grants")).stdout
+    )
+
+    why = ("auth", "why", "jobs.create", "--principal", "users/alice", "--pool", "a")
+    given = (await run(*why, "--at", "2026-06-08T09:30+02:00")).stdout
+    assert (
+        f"given by roles/developer on projects/acme (projects/acme/roleBindings/developer-alice), only {only}" in given
+    )
+    sunday = (await run(*why, "--at", "2026-06-07T09:30+02:00")).stdout
+    assert "not permitted" in sunday
+    assert "withheld by roles/developer on projects/acme" in sunday
+    assert "it is not within Mon-Fri 08:00-18:00 Europe/Berlin" in sunday
+    assert "priority 6 is above 5" in (await run(*why, "--priority", "6")).stdout
+
+    binding = "projects/acme/roleBindings/developer-alice"
+    lost = await run("users", "ungrant", binding, "--dry-run")
+    assert lost.stdout.startswith(f"users/alice loses on projects/acme ({only}): ")
+    assert json.loads((await run("users", "ungrant", binding, "--dry-run", "-o", "json")).stdout)["total"] == 1
+    assert (await run("users", "ungrant", binding)).exit_code == 0
+    assert "developer-alice" not in (await run("users", "grants")).stdout
+
+
+async def test_hours_that_make_no_sense_say_how_to_write_them(run: Run) -> None:
+    for hours in ("8-18", "Mo-Fr 08:00-18:00 UTC", "08:00-18:00"):
+        refused = await run("users", "grant", "viewer", "users/admin", "--hours", hours)
+        assert refused.exit_code == exits.USAGE
+        assert "Mon-Fri" in refused.stderr
+    unknown = await run("users", "grant", "viewer", "users/admin", "--hours", "08:00-18:00 Mars/Olympus")
+    assert unknown.exit_code == 13
+    assert "Europe/Berlin" in unknown.stderr
+
+
+async def test_who_would_gain_by_another_role(run: Run) -> None:
+    assert (await run("roles", "create", "submitter", "jobs.create")).exit_code == 0
+    assert (await run("users", "create", "bob", "--password-file", "-", stdin=PASSWORD)).exit_code == 0
+    assert (await run("users", "grant", "submitter", "users/bob")).exit_code == 0
+    told = await run("roles", "update", "submitter", "jobs.get", "--dry-run")
+    assert told.stdout.splitlines() == [
+        "users/bob gains on projects/acme: jobs.get",
+        "users/bob loses on projects/acme: jobs.create",
+    ]
+    nobody = await run("roles", "update", "submitter", "jobs.create", "--dry-run")
+    assert nobody.stdout == "nobody gains or loses anything\n"
+
+
+async def test_limits_of_principals(run: Run) -> None:
+    made = await run("limits", "create", "students", "users/admin", "--max-unfinished", "3", "--max-devices", "4")
+    assert made.exit_code == 0, made.stderr
+    (shown,) = json.loads((await run("limits", "list", "-o", "json")).stdout)
+    assert (shown["max_unfinished"], shown["max_device_milli"]) == (3, "4000")
+    assert (await run("limits", "update", "students", "users/admin", "--requests-per-s", "50")).exit_code == 0
+    assert "50" in (await run("limits", "list")).stdout
+    assert (await run("limits", "create", "nothing", "users/admin")).exit_code == 13
+    assert (await run("limits", "create", "who", "users/nobody", "--max-unfinished", "1")).exit_code == 15
+    assert (await run("limits", "delete", "students")).exit_code == 0
+    assert json.loads((await run("limits", "list", "-o", "json")).stdout) == []
+
+
+async def test_nodes_are_admitted_and_revoked_in_one_command_each(run: Run, auth: RunningAuth) -> None:
+    token = (await run("nodes", "join-token", "n7")).stdout.strip()
+    key_pem, csr_pem = signing_request(("localhost",))
+    request = identity_service_pb2.IssueCertificateRequest(join_token=token, csr_pem=csr_pem.decode())
+    issued = await (await auth.client()).identity.IssueCertificate(request)
+    assert issued.spiffe_id == "spiffe://lepton.local/agent/n7"
+    assert key_pem
+    done = await run("nodes", "revoke", "n7")
+    assert done.stderr.startswith("revoked the certificate of node n7; policy revision "), done.stderr
+    assert (await run("nodes", "revoke", "No Node")).exit_code != 0
+
+
+async def test_the_root_authority_is_replaced(run: Run, auth: RunningAuth) -> None:
+    first = (await run("auth", "authorities")).stdout.splitlines()
+    assert [line.split()[1] for line in first[1:]] == ["SIGNING"]
+    refused = await run("auth", "rotate-authority", "--overlap-h", "0.5")
+    assert "must be at least 3600 s" in refused.stderr
+    rotated = (await run("auth", "rotate-authority", "--overlap-h", "24")).stdout.splitlines()
+    assert [line.split()[1] for line in rotated[1:]] == ["SIGNING", "PUBLISHED"]
+    again = await run("auth", "rotate-authority")
+    assert "AUTHORITY_ROTATING" in again.stderr or "being replaced until" in again.stderr
+    named = (await run("auth", "authorities", "-o", "name")).stdout.split()
+    assert [len(each) for each in named] == [64, 64]

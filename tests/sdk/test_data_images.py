@@ -3,6 +3,7 @@
 import gzip
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,13 @@ def test_a_picture_that_is_none_is_named(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_would_be_huge_is_not_decoded(tmp_path: Path) -> None:
-    picture(tmp_path, "a/1.png", X[0])
+    for name in ("a/1.png", "b/2.png"):
+        picture(tmp_path, name, X[0])
     bomb = tmp_path / "b" / "2.png"
-    bomb.parent.mkdir()
-    Image.new("1", (40_000, 40_000)).save(bomb)  # 200 kB on the disk, 1.6 GB of pixels
+    content = bytearray(bomb.read_bytes())
+    content[16:24] = struct.pack(">II", 40_000, 40_000)  # 1.6 GB of pixels, says the header
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    bomb.write_bytes(content)
     with pytest.raises(InvalidArgument):
         data.load(str(tmp_path))
 

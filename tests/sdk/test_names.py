@@ -22,7 +22,7 @@ ALL = ResourceName.__subclasses__()
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 def test_every_name_is_what_it_was_parsed_from(kind: type[ResourceName]) -> None:
-    ids = {"{artifact}": "a" * 64, "{revision}": "7"}
+    ids = {**dict.fromkeys(("{artifact}", "{data_labels}", "{identity}"), "a" * 64), "{revision}": "7"}
     text = "/".join(ids.get(part, part.strip("{}").replace("_", "-")) for part in kind.pattern.split("/"))
     name = kind.parse(text)
     assert str(name) == text

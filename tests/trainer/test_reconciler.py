@@ -254,16 +254,23 @@ async def test_the_workload_of_a_deleted_job_is_deleted(world: World) -> None:
 
 
 async def test_a_workload_of_another_project_that_names_the_job_is_left_alone(world: World) -> None:
+    """The scheduler takes none from anybody; one that is there all the same is nothing of the job's."""
     request = workload_request(await world.submit())
     foreign = CreateWorkloadRequest()
     foreign.CopyFrom(request)
     foreign.parent, foreign.request_id = "projects/other", ""
+    with pytest.raises(InvalidArgument):
+        await world.ledger.create(foreign)
+    for group in foreign.workload.groups:
+        group.program.torch.job = "projects/other/jobs/own"
+    foreign.workload.owner = "projects/other/jobs/own"
+    created = await world.ledger.create(foreign)
+    assert created is not None
+    await world.scheduler.change(created.name, owner=request.workload.owner, groups=request.workload.groups)
     async with world.reconciling():
         await world.scheduler.workload(f"projects/acme/workloads/{request.workload_id}")
-        created = await world.ledger.create(foreign)
         last = await world.submit("last")
         await world.job(last, lambda current: current.workload)
-    assert created is not None
     assert (await world.scheduler.workload(created.name)).state == Workload.PENDING
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from lepton.artifacts import ArtifactStore
 from lepton.trainer.v1.job_pb2 import Job
 from tests.harness.elastic_job import Plan
 from tests.harness.mesh_job import MeshJob, load
-from tests.harness.training_stack import TrainingStack
+from tests.harness.sealed_store import sealed_store
+from tests.harness.training_stack import PROJECT, TrainingStack
 
 pytestmark = [
     pytest.mark.integration,
@@ -56,7 +56,7 @@ async def test_a_full_disk_leaves_the_old_checkpoints_and_the_job_says_so(stack:
         assert "space" in told, ended
         kept = [each async for each in client.jobs.checkpoints("full")]
         assert kept, "the first ones fit"
-        store = ArtifactStore(stack.home.artifacts.as_uri())
+        store = await sealed_store(stack.home, PROJECT)
         for each in kept:
             assert load(store, each.manifest).position.step == each.step
         assert job.steps() >= kept[0].step

@@ -16,11 +16,12 @@ from fsspec.implementations.local import LocalFileSystem
 from lepton.artifacts.digest import Digest, digest_of, parse_digest
 from lepton.artifacts.draft import Draft, Written, sweep_drafts
 from lepton.artifacts.files import REMOVING, Files, FsspecFiles, Listed, LocalFiles
-from lepton.artifacts.keys import KeyFile
+from lepton.artifacts.keys import Keyring, RotatingKeyProvider
 from lepton.artifacts.location import Location
-from lepton.artifacts.sealing import Cipher, plain_size
+from lepton.artifacts.rewrapping import beside, read_beside, read_header, rewrap
+from lepton.artifacts.sealing import Cipher, Ciphers, Opening, plain_size
 from lepton.artifacts.verified import is_intact
-from lepton.errors import FailedPrecondition, NotFound
+from lepton.errors import FailedPrecondition, InvalidArgument, NotFound
 from lepton.names import ArtifactName, ProjectName
 
 CHECKPOINTS: Final = "checkpoints"
@@ -35,14 +36,17 @@ _SEALED: Final = ".sealed"
 
 
 class ArtifactStore:
-    """Artifacts under one URL; safe for threads. With a cipher, of its URL's key file or a given one, all is sealed."""
+    """Artifacts under one URL; safe for threads. With ciphers, of its URL's key file or given ones, all is sealed."""
 
-    def __init__(self, url: str, cipher: Cipher | None = None) -> None:
+    def __init__(self, url: str, ciphers: Ciphers | None = None) -> None:
         self.url = url
         location = Location.parse(url)
-        if cipher is None and location.key_file is not None:
-            cipher = Cipher(KeyFile(location.key_file))
-        self._cipher = cipher
+        if ciphers is None and location.key_file is not None:
+            ciphers = Cipher(Keyring(location.key_file))
+        if ciphers is None and location.has_project_keys:
+            problem = "ends in '#keys=project': only services and agents are given those; name a key file instead"
+            raise InvalidArgument("INVALID_FIELD", fields={"artifacts": problem})
+        self._ciphers = ciphers
         filesystem, root = _filesystem(location)
         self._root: str = root.rstrip("/")
         self.is_local = isinstance(filesystem, LocalFileSystem)
@@ -51,7 +55,7 @@ class ArtifactStore:
     def put_bytes(self, project: str, data: bytes, *, area: str = "") -> Digest:
         """Stores `data`; storing what is there already changes nothing."""
         digest = digest_of(data)
-        self._put(self._path(project, digest, area), io.BytesIO(data), len(data), is_refreshed=bool(area))
+        self._put(project, self._path(project, digest, area), io.BytesIO(data), len(data), is_refreshed=bool(area))
         return digest
 
     def put_file(self, project: str, source: Path, *, area: str = "") -> Digest:
@@ -59,7 +63,8 @@ class ArtifactStore:
         with source.open("rb") as file:
             digest = Digest("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
             file.seek(0)
-            self._put(self._path(project, digest, area), file, source.stat().st_size, is_refreshed=bool(area))
+            size = source.stat().st_size
+            self._put(project, self._path(project, digest, area), file, size, is_refreshed=bool(area))
         return digest
 
     def read(self, project: str, digest: str) -> bytes:
@@ -150,7 +155,7 @@ class ArtifactStore:
 
     def draft(self, project: str, *, area: str) -> Draft:
         """An artifact to be written piece by piece; `publish` makes a finished one part of the store."""
-        seal = None if self._cipher is None else self._cipher.seal()
+        seal = None if self._ciphers is None else self._ciphers.of(project).seal()
         if self.is_local:
             return Draft(self._drafts(project, area), lambda digest: Path(self._path(project, digest, area)), seal)
         spool = _spool()
@@ -192,15 +197,29 @@ class ArtifactStore:
 
     def remove(self, listed: Listed, *, older_than: float) -> bool:
         """Deletes a listed artifact unless it was stored (again) at `older_than` or later; whether it did."""
-        return self._files.remove(listed.path, older_than)
+        artifact_id = self._artifact_id(listed.path)
+        is_gone = self._files.remove(listed.path, older_than)
+        if is_gone and artifact_id:
+            self._files.remove(beside(listed.path, artifact_id), math.inf)
+        return is_gone
 
-    def _put(self, path: str, source: BinaryIO, size: int, *, is_refreshed: bool) -> None:
+    def rewrap(self, project: str, listed: Listed) -> bool:
+        """Whether a listed artifact is now sealed by the project's current key; its bytes are not written again.
+
+        False for what is not sealed, is of the first format, or has lost its key. Raises FailedPrecondition.
+        """
+        keys = self._ciphers.of(project).keys if self._ciphers is not None else None
+        if not isinstance(keys, RotatingKeyProvider) or not listed.path.endswith(_SEALED):
+            return False
+        return rewrap(self._files, listed.path, keys, is_local=self.is_local)
+
+    def _put(self, project: str, path: str, source: BinaryIO, size: int, *, is_refreshed: bool) -> None:
         if not is_refreshed and self._plain(path) == size:
             return
-        if self._cipher is None:
+        if self._ciphers is None:
             self._files.write(path, source)
             return
-        seal = self._cipher.seal()
+        seal = self._ciphers.of(project).seal()
         with tempfile.SpooledTemporaryFile(max_size=64 << 20) as sealed:
             while block := source.read(_BLOCK):
                 sealed.write(seal.update(memoryview(block)))
@@ -212,9 +231,19 @@ class ArtifactStore:
         path = self._find(project, digest, areas)
         if not path.endswith(_SEALED):
             return _Blocks(self._files.open(path), None)
-        if self._cipher is None:
+        if self._ciphers is None:
             raise FailedPrecondition("ARTIFACT_SEALED", artifact=_name(project, digest))
-        return _Blocks(self._files.open(path), self._cipher)
+        cipher, files = self._ciphers.of(project), self._files
+        return _Blocks(files.open(path), cipher.unseal(lambda artifact_id: read_beside(files, path, artifact_id)))
+
+    def _artifact_id(self, path: str) -> bytes:
+        """The id of a sealed artifact; empty for what has none or is gone."""
+        if not path.endswith(_SEALED):
+            return b""
+        try:
+            return read_header(self._files, path).artifact_id
+        except (FileNotFoundError, FailedPrecondition):
+            return b""
 
     def _find(self, project: str, digest: str, areas: tuple[str, ...] = _AREAS) -> str:
         for path in self._places(project, digest, areas):
@@ -233,11 +262,11 @@ class ArtifactStore:
         """Where an artifact may lie: sealed or not, as the store was set up when it was stored."""
         for area in areas:
             plain = self._path(project, digest, area, is_sealed=False)
-            yield from (f"{plain}{_SEALED}", plain) if self._cipher is not None else (plain, f"{plain}{_SEALED}")
+            yield from (f"{plain}{_SEALED}", plain) if self._ciphers is not None else (plain, f"{plain}{_SEALED}")
 
     def _path(self, project: str, digest: str, area: str, *, is_sealed: bool | None = None) -> str:
         hexadecimal = parse_digest(digest).removeprefix("sha256:")
-        suffix = _SEALED if (self._cipher is not None if is_sealed is None else is_sealed) else ""
+        suffix = _SEALED if (self._ciphers is not None if is_sealed is None else is_sealed) else ""
         return f"{self._folder(project, area)}/{hexadecimal[:2]}/{hexadecimal}{suffix}"
 
     def _folder(self, project: str, area: str) -> str:
@@ -251,11 +280,11 @@ class ArtifactStore:
 class _Blocks:
     """The plain bytes of an open artifact, block by block."""
 
-    def __init__(self, file: BinaryIO, cipher: Cipher | None) -> None:
-        self._file, self._cipher = file, cipher
+    def __init__(self, file: BinaryIO, opening: Opening | None) -> None:
+        self._file, self._opening = file, opening
 
     def __enter__(self) -> Iterator[bytes]:
-        return self._plain() if self._cipher is None else self._unsealed(self._cipher)
+        return self._plain() if self._opening is None else self._unsealed(self._opening)
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
@@ -264,8 +293,7 @@ class _Blocks:
         while block := self._file.read(_BLOCK):
             yield block
 
-    def _unsealed(self, cipher: Cipher) -> Iterator[bytes]:
-        opening = cipher.unseal()
+    def _unsealed(self, opening: Opening) -> Iterator[bytes]:
         for block in self._plain():
             yield opening.update(block)
         yield opening.finish()

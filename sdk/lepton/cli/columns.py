@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from lepton.cli.arrays import counts
 from lepton.cli.autoscaling_options import asked
+from lepton.cli.condition_options import shown_condition
 from lepton.cli.output import Column
 from lepton.cli.quotas import shown_quota, shown_use
 
@@ -22,6 +23,12 @@ def state(each: Any) -> str:
     return str(each.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number[each.state].name)
 
 
+def _moment(each: Any, field: str) -> str:
+    if not each.HasField(field):
+        return "-"
+    return str(getattr(each, field).ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d %H:%M"))
+
+
 def _age(each: Any) -> str:
     if not each.HasField("create_time"):
         return "-"
@@ -32,6 +39,10 @@ def _age_of(each: Any, field: str) -> str:
     if not each.HasField(field):
         return "-"
     return duration((datetime.now(UTC) - getattr(each, field).ToDatetime(tzinfo=UTC)).total_seconds())
+
+
+def _when(each: Any, field: str) -> str:
+    return getattr(each, field).ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d %H:%M") if each.HasField(field) else "-"
 
 
 def duration(seconds: float) -> str:
@@ -96,8 +107,29 @@ _AGE: Final = Column("AGE", _age)
 _MESSAGE: Final = Column("MESSAGE", _field("message"), is_wide=True)
 
 PROJECTS: Final = (_NAME, Column("DISPLAY NAME", _field("display_name")), _AGE)
+PROJECT_KEYS: Final = (
+    Column("KEY", _field("key_id")),
+    Column("SEALS", lambda each: each.Purpose.Name(each.purpose).lower()),
+    Column("VERSION", _field("version")),
+    Column("WRAPPED BY", lambda each: "the current key" if each.is_current else "a former key, for now"),
+    _AGE,
+)
 USERS: Final = (_NAME, Column("DISPLAY NAME", _field("display_name")), Column("DISABLED", _field("disabled")), _AGE)
 SERVICE_ACCOUNTS: Final = (_NAME, Column("RESOURCE", _field("name")), _AGE)
+USER_IDENTITIES: Final = (
+    Column("PROVIDER", _field("provider")),
+    Column("SUBJECT", _field("subject")),
+    Column("LAST SIGN-IN", lambda each: _when(each, "last_sign_in_time")),
+    Column("ROLES GIVEN", lambda each: str(len(each.role_bindings))),
+    Column("RESOURCE", _field("name")),
+)
+WORKLOAD_TRUSTS: Final = (
+    _NAME,
+    Column("ISSUER", _field("issuer")),
+    Column("SUBJECT", _field("subject")),
+    Column("AUDIENCE", _field("audience")),
+    _AGE,
+)
 API_KEYS: Final = (
     _NAME,
     Column("ACCOUNT", lambda each: each.name.split("/")[3]),
@@ -108,10 +140,33 @@ API_KEYS: Final = (
     _FULL,
     _AGE,
 )
+SECRETS: Final = (
+    _NAME,
+    Column("VERSION", lambda each: str(each.current_version or "-")),
+    Column("VERSIONS", lambda each: str(len(each.versions))),
+    Column("DISABLED", _field("disabled")),
+    Column("LAST USE", lambda each: _moment(each, "last_use_time")),
+    _FULL,
+    _AGE,
+)
+SECRET_VERSIONS: Final = (
+    Column("VERSION", lambda each: str(each.version)),
+    Column("STATE", state),
+    Column("MADE", lambda each: _moment(each, "create_time")),
+    Column("LAST USE", lambda each: _moment(each, "last_use_time")),
+)
 ROLES: Final = (
     _NAME,
     Column("BUILT IN", _field("built_in")),
     Column("PERMISSIONS", lambda each: ", ".join(each.permissions)),
+    _AGE,
+)
+AUTHORITIES: Final = (
+    Column("AUTHORITY", lambda each: each.fingerprint[:16]),
+    Column("STATE", state),
+    Column("SIGNS FROM", lambda each: _when(each, "sign_time")),
+    Column("TRUSTED UNTIL", lambda each: _when(each, "trust_end_time")),
+    Column("FINGERPRINT", _field("fingerprint"), is_wide=True),
     _AGE,
 )
 SIGNING_KEYS: Final = (Column("KEY", _field("kid")), Column("SIGNS", _field("signs")), _AGE)
@@ -119,6 +174,16 @@ ROLE_BINDINGS: Final = (
     _NAME,
     Column("ROLE", _last("role")),
     Column("ON", lambda each: each.resource or "-", is_wide=True),
+    Column("MEMBERS", lambda each: ", ".join(each.members)),
+    Column("CONDITION", lambda each: shown_condition(each.condition) or "-"),
+    _FULL,
+    _AGE,
+)
+PRINCIPAL_LIMITS: Final = (
+    _NAME,
+    Column("REQUESTS/S", lambda each: f"{each.requests_per_s:g}" if each.HasField("requests_per_s") else "-"),
+    Column("UNFINISHED", lambda each: str(each.max_unfinished) if each.HasField("max_unfinished") else "-"),
+    Column("DEVICES", lambda each: f"{each.max_device_milli / 1000:g}" if each.HasField("max_device_milli") else "-"),
     Column("MEMBERS", lambda each: ", ".join(each.members)),
     _FULL,
     _AGE,
@@ -143,6 +208,33 @@ AUDIT_FINDINGS: Final = (
     Column("LAST", _field("last")),
     Column("WHAT", _field("message")),
 )
+COMPLIANCE_POLICIES: Final = (
+    Column("NAME", _field("name")),
+    Column("MODE", lambda each: each.Mode.Name(each.mode)),
+    Column("REMEDY", lambda each: each.Remedy.Name(each.remedy)),
+    Column("RULES", lambda each: ", ".join(f"{rule.id} ({rule.WhichOneof('kind')})" for rule in each.rules)),
+    Column("PROJECTS", lambda each: ", ".join(each.projects) or "all", is_wide=True),
+    _AGE,
+)
+COMPLIANCE_EXEMPTIONS: Final = (
+    Column("NAME", _field("name")),
+    Column("FOR", _field("resource")),
+    Column("RULES", lambda each: ", ".join(each.rules) or "all"),
+    Column("UNTIL", lambda each: each.expire_time.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%d %H:%M")),
+    Column("REASON", _field("reason")),
+    Column("BY", _field("creator"), is_wide=True),
+)
+COMPLIANCE_FINDINGS: Final = (
+    Column("RESOURCE", _field("resource")),
+    Column("POLICY", _last("policy")),
+    Column("RULE", _field("rule")),
+    Column("MODE", lambda each: each.DESCRIPTOR.fields_by_name["mode"].enum_type.values_by_number[each.mode].name),
+    Column("DONE", lambda each: each.Action.Name(each.action)),
+    Column("HOW", _field("message")),
+    Column("TO DO", _field("fix")),
+    Column("DIGESTS", lambda each: ", ".join(map(_short, each.digests)), is_wide=True),
+)
+DATA_LABELS: Final = (_NAME, Column("LABELS", lambda each: _pairs(each.labels)), _AGE)
 POOLS: Final = (
     _NAME,
     Column("CLASS", lambda each: each.Class.Name(getattr(each, "class"))),

@@ -12,6 +12,7 @@ from lepton.cli.marks import apply_labels
 from lepton.cli.plan_terms import number
 from lepton.cli.quotas import held
 from lepton.cli.restart_rules import restart_rules
+from lepton.cli.secret_options import HELP, secret_mounts
 from lepton.cli.spans import seconds
 from lepton.client.pools import pool_name
 from lepton.client.queues import queue_name
@@ -108,6 +109,7 @@ class JobOptions:
             "--preemptible/--no-preemptible", help="Whether it may be stopped for another.", rich_help_panel=_PLACE
         ),
     ] = True
+    secret: Annotated[list[str] | None, typer.Option(help=HELP, rich_help_panel=_WORKERS)] = None
     name: Annotated[
         str, typer.Option(help="The job's id; default: made of what runs and the time.", rich_help_panel=_WATCHING)
     ] = ""
@@ -131,6 +133,8 @@ class JobOptions:
             workers.memory_bytes = round(number(self.memory, "--memory"))
         if (parallelism := self.parallelism) != Parallelism():
             job.parallelism.CopyFrom(parallelism)
+        for mount in secret_mounts(self.secret or ()):
+            job.secrets.add(**mount)
         job.pools.extend(pool_name(each) for each in self.pool or ())
         job.queue = queue_name(self.queue) if self.queue else ""
         job.priority = self.priority

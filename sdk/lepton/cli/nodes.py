@@ -1,7 +1,7 @@
 """`lepton nodes`."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -14,6 +14,7 @@ from lepton.client import AsyncClient
 from lepton.scheduler.v1.node_pb2 import Node
 
 app = typer.Typer(name="nodes", help="List, mark and cordon nodes, and admit new ones.", no_args_is_help=True)
+_AGENTS: Final = "spiffe://lepton.local/agent/"
 NodeArgument = Annotated[str, typer.Argument(help="POOL/NODE, or the whole name.")]
 
 
@@ -106,4 +107,21 @@ async def join_token(
         shell.printer.document({"token": token.token, "spiffe_path": token.spiffe_path, "expire_time": expires})
     else:
         shell.printer.text(token.token)
+    return None
+
+
+@command(app, "revoke")
+async def revoke(
+    shell: Shell,
+    node_id: Annotated[str, typer.Argument(help="The id of the node whose agent is not trusted any more.")],
+) -> int | None:
+    """Refuse the certificate of a node's agent everywhere, within seconds; its open sessions are cut.
+
+    It is not renewed either. `lepton nodes join-token` admits the node anew.
+
+    lepton nodes revoke node-7
+    """
+    async with shell.client() as client:
+        revision = await client.access.revoke(principal=f"{_AGENTS}{node_id}")
+    shell.note(f"revoked the certificate of node {node_id}; policy revision {revision}")
     return None

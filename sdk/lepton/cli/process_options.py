@@ -8,6 +8,7 @@ import typer
 
 from lepton.cli.marks import apply_labels
 from lepton.cli.plan_terms import number
+from lepton.cli.secret_options import HELP, secret_mounts
 from lepton.cli.spans import seconds
 from lepton.client.pools import pool_name
 from lepton.client.queues import queue_name
@@ -23,6 +24,7 @@ class ProcessOptions:
     devices: Annotated[str, typer.Option(help="Accelerators of each; below 1 a share of one.")] = ""
     model: Annotated[list[str] | None, typer.Option(help="An accelerator's model that will do.")] = None
     env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE that it finds in its environment.")] = None
+    secret: Annotated[list[str] | None, typer.Option(help=HELP)] = None
     max_restarts: Annotated[int, typer.Option(min=0, max=1000, help="How often one that fails is run again.")] = 0
     pool: Annotated[list[str] | None, typer.Option(help="A pool it may run in; several by preference.")] = None
     queue: Annotated[str, typer.Option(help="The queue it waits in; default: the project's.")] = ""
@@ -41,6 +43,8 @@ class ProcessOptions:
             if not sign or not name:
                 raise typer.BadParameter(f"--env {each} must be NAME=VALUE")
             group.program.process.environment[name] = value
+        for mount in secret_mounts(self.secret or ()):
+            group.program.process.secrets.add(**mount)
         wanted = group.resources
         wanted.cpu_milli = round(number(self.cpu, "--cpu") * 1000)
         wanted.memory_bytes = round(number(self.memory, "--memory")) if self.memory else 0

@@ -6,6 +6,7 @@ import typer
 
 from lepton.cli.columns import ROLES
 from lepton.cli.command import command
+from lepton.cli.previews import show_preview
 from lepton.cli.shell import Shell
 
 app = typer.Typer(name="roles", help="Show the roles, and make roles of your own.", no_args_is_help=True)
@@ -52,9 +53,13 @@ async def update(
     role: Annotated[str, typer.Argument(help="The role.")],
     permissions: _Permissions,
     display_name: Annotated[str, typer.Option(help="What people call it.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say who gains and loses what; change nothing.")] = False,
 ) -> int | None:
     """Replace what a role may do, at once, for everybody who holds it."""
     async with shell.client() as client:
+        if dry_run:
+            show_preview(shell, await client.access.preview_update_role(role, permissions))
+            return None
         shell.printer.one(await client.access.update_role(role, permissions, display_name=display_name), ROLES)
     return None
 

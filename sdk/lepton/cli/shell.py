@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import typer
 from rich.console import Console
@@ -17,6 +17,10 @@ from lepton.cli.output import Form, Printer
 from lepton.client import AsyncClient
 from lepton.errors import LeptonError
 from lepton.profile import Profile
+
+_WORKLOAD: Final = ("service_account", "id_token_file")
+LOGIN: Final[Mapping[str, str]] = dict.fromkeys(("api_key", *_WORKLOAD), "")
+"""What `login` and `logout` give a client: what the environment says would keep what comes of it in memory only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +43,15 @@ class Shell:
         self._is_told = False
 
     def client(self, **options: Any) -> AsyncClient:
-        """A client that is signed in as `lepton login` left it, or by LEPTON_API_KEY."""
-        options = {"api_key": os.environ.get("LEPTON_API_KEY", ""), **options}
+        """A client that is signed in as `lepton login` left it, by LEPTON_API_KEY, or by LEPTON_ID_TOKEN_FILE."""
+        given = {name: os.environ.get(f"LEPTON_{name.upper()}", "") for name in ("api_key", *_WORKLOAD)}
+        options = {**given, **options}
         return AsyncClient.open(
             Profile.load(),
             project=self.wishes.project,
             patience_s=self.wishes.patience,
             on_retry=self._tell_retry,
+            on_warning=lambda text: self.note(f"warning: {text}"),
             **options,
         )
 

@@ -11,12 +11,16 @@ from lepton.client.api_keys import ApiKeys
 from lepton.client.artifacts import Artifacts
 from lepton.client.audit import Audit
 from lepton.client.batch_predictions import BatchPredictions
-from lepton.client.calls import Calls
+from lepton.client.calls import Calls, OnWarning
+from lepton.client.compliance import Compliance
 from lepton.client.credentials import Credentials, CredentialStore, FileCredentials, MemoryCredentials
 from lepton.client.deployments import Deployments
+from lepton.client.encryption import Encryption
 from lepton.client.explain import Explain
+from lepton.client.federation import Federation
 from lepton.client.jobs import Jobs
 from lepton.client.join_tokens import JoinTokens
+from lepton.client.limits import Limits
 from lepton.client.models import Models
 from lepton.client.nodes import Nodes
 from lepton.client.optimizations import Optimizations
@@ -27,13 +31,14 @@ from lepton.client.projects import Projects
 from lepton.client.queues import FloatingResources, Queues
 from lepton.client.role_bindings import RoleBindings
 from lepton.client.scope import Scope
+from lepton.client.secrets import Secrets
 from lepton.client.service_accounts import ServiceAccounts
 from lepton.client.traces import read_trace
 from lepton.client.usage import Usage
 from lepton.client.users import Users
 from lepton.client.workloads import Workloads
 from lepton.errors import FailedPrecondition, Unauthenticated
-from lepton.names import DeploymentName
+from lepton.names import DeploymentName, ServiceAccountName
 from lepton.profile import Profile
 
 if TYPE_CHECKING:
@@ -50,8 +55,9 @@ class AsyncClient:
             job = await client.jobs.create("digits", Job(...))
             job = await client.jobs.wait(job.name, timeout_s=120)
 
-    Credentials come from `credentials`; given an API key or a user and a password they are kept in memory only;
-    given nothing they are those of `lepton login`. Calls go on for `patience_s` while a service is away.
+    Credentials come from `credentials`; given an API key, a user and a password, or a service account and a file with
+    an ID token that it trusts, they are kept in memory only; given nothing they are those of `lepton login`. Calls go
+    on for `patience_s` while a service is away.
     """
 
     def __init__(
@@ -62,26 +68,36 @@ class AsyncClient:
         user: str = "",
         password: str = "",
         api_key: str = "",
+        service_account: str = "",
+        id_token_file: str = "",
         credentials: CredentialStore | None = None,
         patience_s: float = PATIENCE_S,
         on_retry: OnRetry | None = None,
+        on_warning: OnWarning | None = None,
     ) -> None:
         self.profile = profile or Profile.load()
-        store = credentials or self._default_store(user, api_key)
-        self._calls = Calls(self.profile, store, patience_s=patience_s, on_retry=on_retry)
+        store = credentials or self._default_store(user or id_token_file, api_key)
+        self._calls = Calls(self.profile, store, patience_s=patience_s, on_retry=on_retry, on_warning=on_warning)
         self._scope = Scope(project or self.profile.project)
         if user:
             self._calls.signed_in.will_use_password(user, password)
+        if id_token_file and not (user or api_key):
+            self._calls.signed_in.will_use_workload(service_account, id_token_file)
         self._sessions = SessionServiceStub(self._calls.channel("auth"))
         self._predictor: Predictor | None = None
         self.projects = Projects(self._calls, self._scope)
+        self.encryption = Encryption(self._calls, self._scope)
         self.users = Users(self._calls, self._scope)
         self.service_accounts = ServiceAccounts(self._calls, self._scope)
         self.api_keys = ApiKeys(self._calls, self._scope)
+        self.federation = Federation(self._calls, self._scope)
+        self.secrets = Secrets(self._calls, self._scope)
         self.role_bindings = RoleBindings(self._calls, self._scope)
         self.access = Access(self._calls, self._scope)
+        self.limits = Limits(self._calls, self._scope)
         self.join_tokens = JoinTokens(self._calls, self._scope)
         self.audit = Audit(self._calls, self._scope)
+        self.compliance = Compliance(self._calls, self._scope)
         self.pools = Pools(self._calls, self._scope)
         self.nodes = Nodes(self._calls, self._scope)
         self.queues = Queues(self._calls, self._scope)
@@ -118,6 +134,18 @@ class AsyncClient:
             await self._calls.public(lambda: signed_in.with_api_key(api_key))
         else:
             await self._calls.public(lambda: signed_in.with_password(user, password))
+        return signed_in.credentials
+
+    async def sign_in_with_id_token(self, id_token: str, *, nonce: str = "") -> Credentials:
+        """Sign in as the person whom an OpenID provider names; each ID token is good for one sign-in."""
+        signed_in = self._calls.signed_in
+        await self._calls.public(lambda: signed_in.with_id_token(id_token, nonce))
+        return signed_in.credentials
+
+    async def sign_in_as_workload(self, service_account: str, id_token_file: str) -> Credentials:
+        """Sign in as a service account that trusts the ID token in a file; the file is read again at each renewal."""
+        signed_in, account = self._calls.signed_in, self._scope.name(ServiceAccountName, service_account)
+        await self._calls.public(lambda: signed_in.with_workload(account, id_token_file))
         return signed_in.credentials
 
     async def sign_out(self) -> None:

@@ -9,10 +9,14 @@ from lepton.client.artifacts import Artifacts
 from lepton.client.async_client import AsyncClient
 from lepton.client.audit import Audit
 from lepton.client.batch_predictions import BatchPredictions
+from lepton.client.compliance import Compliance
 from lepton.client.deployments import Deployments
+from lepton.client.encryption import Encryption
 from lepton.client.explain import Explain
+from lepton.client.federation import Federation
 from lepton.client.jobs import Jobs
 from lepton.client.join_tokens import JoinTokens
+from lepton.client.limits import Limits
 from lepton.client.loop_thread import Facade, LoopThread, iterates, lists, waits
 from lepton.client.models import Models
 from lepton.client.nodes import Nodes
@@ -22,6 +26,7 @@ from lepton.client.pools import Pools
 from lepton.client.projects import Projects
 from lepton.client.queues import FloatingResources, Queues
 from lepton.client.role_bindings import RoleBindings
+from lepton.client.secrets import Secrets
 from lepton.client.service_accounts import ServiceAccounts
 from lepton.client.usage import Usage
 from lepton.client.users import Users
@@ -36,6 +41,14 @@ class BlockingProjects(Facade[Projects]):
     get = waits(Projects.get)
     list = lists(Projects.list)
     delete = waits(Projects.delete)
+
+
+class BlockingEncryption(Facade[Encryption]):
+    """`client.encryption` that blocks."""
+
+    get = waits(Encryption.get)
+    rotate = waits(Encryption.rotate)
+    shred = waits(Encryption.shred)
 
 
 class BlockingUsers(Facade[Users]):
@@ -64,6 +77,19 @@ class BlockingApiKeys(Facade[ApiKeys]):
     delete = waits(ApiKeys.delete)
 
 
+class BlockingSecrets(Facade[Secrets]):
+    """`client.secrets` that blocks."""
+
+    create = waits(Secrets.create)
+    add_version = waits(Secrets.add_version)
+    get = waits(Secrets.get)
+    list = lists(Secrets.list)
+    check = waits(Secrets.check)
+    set_enabled = waits(Secrets.set_enabled)
+    destroy_version = waits(Secrets.destroy_version)
+    delete = waits(Secrets.delete)
+
+
 class BlockingAccess(Facade[Access]):
     """`client.access` that blocks."""
 
@@ -74,19 +100,34 @@ class BlockingAccess(Facade[Access]):
     role = waits(Access.role)
     create_role = waits(Access.create_role)
     update_role = waits(Access.update_role)
+    preview_update_role = waits(Access.preview_update_role)
     delete_role = waits(Access.delete_role)
     revoke = waits(Access.revoke)
     signing_keys = waits(Access.signing_keys)
     rotate_signing_key = waits(Access.rotate_signing_key)
+    authorities = waits(Access.authorities)
+    rotate_authority = waits(Access.rotate_authority)
 
 
 class BlockingRoleBindings(Facade[RoleBindings]):
     """`client.role_bindings` that blocks."""
 
     create = waits(RoleBindings.create)
+    preview = waits(RoleBindings.preview)
+    preview_delete = waits(RoleBindings.preview_delete)
     list = lists(RoleBindings.list)
     delete = waits(RoleBindings.delete)
     permissions = waits(RoleBindings.permissions)
+
+
+class BlockingLimits(Facade[Limits]):
+    """`client.limits` that blocks."""
+
+    create = waits(Limits.create)
+    get = waits(Limits.get)
+    list = lists(Limits.list)
+    update = waits(Limits.update)
+    delete = waits(Limits.delete)
 
 
 class BlockingJoinTokens(Facade[JoinTokens]):
@@ -102,6 +143,23 @@ class BlockingAudit(Facade[Audit]):
     tail = iterates(Audit.tail)
     verify = waits(Audit.verify)
     export = iterates(Audit.export)
+
+
+class BlockingCompliance(Facade[Compliance]):
+    """`client.compliance` that blocks."""
+
+    create_policy = waits(Compliance.create_policy)
+    policy = waits(Compliance.policy)
+    policies = waits(Compliance.policies)
+    update_policy = waits(Compliance.update_policy)
+    delete_policy = waits(Compliance.delete_policy)
+    exempt = waits(Compliance.exempt)
+    exemptions = waits(Compliance.exemptions)
+    end_exemption = waits(Compliance.end_exemption)
+    label = waits(Compliance.label)
+    labels = lists(Compliance.labels)
+    findings = waits(Compliance.findings)
+    report = waits(Compliance.report)
 
 
 class BlockingQueues(Facade[Queues]):
@@ -176,6 +234,18 @@ class BlockingExplain(Facade[Explain]):
 
     why = waits(Explain.why)
     what_if = waits(Explain.what_if)
+
+
+class BlockingFederation(Facade[Federation]):
+    """`client.federation` that blocks."""
+
+    providers = waits(Federation.providers)
+    link = waits(Federation.link)
+    identities = lists(Federation.identities)
+    unlink = waits(Federation.unlink)
+    trust = waits(Federation.trust)
+    trusts = lists(Federation.trusts)
+    untrust = waits(Federation.untrust)
 
 
 class BlockingPlanning(Facade[Planning]):
@@ -306,13 +376,18 @@ class Client(Facade[AsyncClient]):
             loop.close()
             raise
         self.projects = BlockingProjects(loop, self._group.projects)
+        self.encryption = BlockingEncryption(loop, self._group.encryption)
         self.users = BlockingUsers(loop, self._group.users)
         self.service_accounts = BlockingServiceAccounts(loop, self._group.service_accounts)
         self.api_keys = BlockingApiKeys(loop, self._group.api_keys)
+        self.secrets = BlockingSecrets(loop, self._group.secrets)
+        self.federation = BlockingFederation(loop, self._group.federation)
         self.role_bindings = BlockingRoleBindings(loop, self._group.role_bindings)
         self.access = BlockingAccess(loop, self._group.access)
+        self.limits = BlockingLimits(loop, self._group.limits)
         self.join_tokens = BlockingJoinTokens(loop, self._group.join_tokens)
         self.audit = BlockingAudit(loop, self._group.audit)
+        self.compliance = BlockingCompliance(loop, self._group.compliance)
         self.pools = BlockingPools(loop, self._group.pools)
         self.queues = BlockingQueues(loop, self._group.queues)
         self.floating_resources = BlockingFloatingResources(loop, self._group.floating_resources)
@@ -329,6 +404,8 @@ class Client(Facade[AsyncClient]):
         self.batch_predictions = BlockingBatchPredictions(loop, self._group.batch_predictions)
 
     sign_in = waits(AsyncClient.sign_in)
+    sign_in_with_id_token = waits(AsyncClient.sign_in_with_id_token)
+    sign_in_as_workload = waits(AsyncClient.sign_in_as_workload)
     sign_out = waits(AsyncClient.sign_out)
     caller = waits(AsyncClient.caller)
     fresh_access_token = waits(AsyncClient.fresh_access_token)

@@ -15,6 +15,9 @@ from lepton.profile import Profile
 Service = Literal["auth", "scheduler", "trainer", "inference", "gateway"]
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+WARNING: Final = "x-lepton-compliance-warning-bin"
+"""Trailers with what a service has to say beside its answer: a compliance policy that warns, in UTF-8."""
+OnWarning = Callable[[str], None]
 _STEADY_S: Final = 5.0  # a stream that lived this long was served, even when it said nothing
 
 
@@ -29,9 +32,16 @@ class Calls:
     """What every group of methods makes its calls through."""
 
     def __init__(
-        self, profile: Profile, store: CredentialStore, *, patience_s: float, on_retry: OnRetry | None = None
+        self,
+        profile: Profile,
+        store: CredentialStore,
+        *,
+        patience_s: float,
+        on_retry: OnRetry | None = None,
+        on_warning: OnWarning | None = None,
     ) -> None:
         self._profile, self._patience_s, self._on_retry = profile, patience_s, on_retry
+        self._on_warning = on_warning
         self._channels: dict[str, Channel] = {}
         try:
             self._bundle = profile.trust_bundle.read_bytes()
@@ -50,7 +60,14 @@ class Calls:
 
     async def unary(self, method: Callable[..., Awaitable[T]], request: Any, *, timeout_s: float | None = None) -> T:
         """One answer. Tried again while the service is away, so the request must be one that may be repeated."""
-        return await self.attempt(lambda: method(request, timeout=timeout_s))
+
+        async def call() -> T:
+            answering = method(request, timeout=timeout_s)
+            answer = await answering
+            await self._warn(answering)
+            return answer
+
+        return await self.attempt(call)
 
     async def attempt(self, call: Callable[[], Awaitable[T]]) -> T:
         """The outcome of `call`, which is made afresh after every failure that passes."""
@@ -120,6 +137,14 @@ class Calls:
         await self.signed_in.aclose()
         for each in (*self._channels.values(), self._sign_in_channel):
             await each.close()
+
+    async def _warn(self, call: Any) -> None:
+        """Pass on what the service had to say beside its answer."""
+        if self._on_warning is None or not hasattr(call, "trailing_metadata"):
+            return
+        for key, value in await call.trailing_metadata() or ():
+            if key == WARNING:
+                self._on_warning(value.decode("utf-8", "replace"))
 
     def _connect(self, service: Service, *, token: Callable[[], str] | None) -> Channel:
         return channel.connect(

@@ -26,6 +26,9 @@ class Credentials:
     refresh_token: str = field(default="", repr=False)
     refresh_expires: float = 0.0
     api_key: str = field(default="", repr=False)
+    service_account: str = ""
+    """Signed in as, with the ID token in `id_token_file`."""
+    id_token_file: str = ""
 
 
 class CredentialStore(Protocol):

@@ -10,6 +10,7 @@ from lepton.client.group import Group, new_request_id
 from lepton.client.listing import Listing, Page
 from lepton.client.scope import Scope
 from lepton.client.scripts import submit_script
+from lepton.client.secrets import complete
 from lepton.client.watching import Change, Watch, awaited, in_states
 from lepton.curves import Curves
 from lepton.names import JobName
@@ -31,9 +32,9 @@ class Jobs(Group):
 
     async def create(self, job_id: str, job: Job, *, project: str | None = None, request_id: str = "") -> Job:
         """Submit a job. AlreadyExists, NotFound (the dataset or the code)."""
-        request = pb.CreateJobRequest(
-            parent=self._scope.parent(project), job_id=job_id, job=job, request_id=request_id or new_request_id()
-        )
+        parent = self._scope.parent(project)
+        request = pb.CreateJobRequest(parent=parent, job_id=job_id, job=job, request_id=request_id or new_request_id())
+        complete(request.job.secrets, parent)
         return await self._calls.unary(self._stub.CreateJob, request)
 
     async def submit_script(

@@ -10,7 +10,7 @@ from lepton.errors import LeptonError, Unavailable
 
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 2.0
-_PASSING: Final = frozenset({"RATE_LIMITED", "TOO_MANY_TRANSFERS", "WRITE_CONFLICT"})
+_PASSING: Final = frozenset({"RATE_LIMITED", "SIGN_IN_BUSY", "TOO_MANY_TRANSFERS", "WRITE_CONFLICT"})
 OnRetry = Callable[[LeptonError], None]
 
 

@@ -9,6 +9,7 @@ from lepton.client.calls import Calls
 from lepton.client.group import Group, new_request_id
 from lepton.client.listing import Listing, Page
 from lepton.client.scope import Scope
+from lepton.policy.v1.condition_pb2 import Condition
 
 ORGANISATION = "*"
 
@@ -28,21 +29,39 @@ class RoleBindings(Group):
         *,
         project: str | None = None,
         resource: str = "",
+        condition: Condition | None = None,
         request_id: str = "",
     ) -> RoleBinding:
         """Grant a role (`developer` or `roles/developer`) to principals, by their whole names. AlreadyExists.
 
-        `resource` is the whole name of the one resource on which it holds.
+        `resource` is the whole name of the one resource on which it holds, `condition` what it depends on.
         """
-        name = role if role.startswith("roles/") else f"roles/{role}"
-        binding = RoleBinding(role=name, members=members, resource=resource)
         request = pb.CreateRoleBindingRequest(
             parent=self._parent(project),
             role_binding_id=role_binding_id,
-            role_binding=binding,
+            role_binding=_binding(role, members, resource, condition),
             request_id=request_id or new_request_id(),
         )
         return await self._calls.unary(self._stub.CreateRoleBinding, request)
+
+    async def preview(
+        self,
+        role_binding_id: str,
+        role: str,
+        members: Collection[str],
+        *,
+        project: str | None = None,
+        resource: str = "",
+        condition: Condition | None = None,
+    ) -> pb.PreviewAccessChangeResponse:
+        """Who would gain what by `create`; nothing is written. The errors are those of `create`."""
+        wanted = pb.CreateRoleBindingRequest(
+            parent=self._parent(project),
+            role_binding_id=role_binding_id,
+            role_binding=_binding(role, members, resource, condition),
+        )
+        request = pb.PreviewAccessChangeRequest(create_role_binding=wanted)
+        return await self._calls.unary(self._stub.PreviewAccessChange, request)
 
     def list(self, *, project: str | None = None, page_size: int = 0) -> Listing[RoleBinding]:
         """The bindings of a project."""
@@ -59,6 +78,12 @@ class RoleBindings(Group):
         """Take a role back, by the binding's whole name."""
         await self._calls.unary(self._stub.DeleteRoleBinding, pb.DeleteRoleBindingRequest(name=name))
 
+    async def preview_delete(self, name: str) -> pb.PreviewAccessChangeResponse:
+        """Who would lose what by `delete`; nothing is written."""
+        wanted = pb.DeleteRoleBindingRequest(name=name)
+        request = pb.PreviewAccessChangeRequest(delete_role_binding=wanted)
+        return await self._calls.unary(self._stub.PreviewAccessChange, request)
+
     async def permissions(self, resource: str, asked: Collection[str]) -> frozenset[str]:
         """Those of the permissions asked about that the caller holds on a resource (empty: the organisation)."""
         request = pb.CheckPermissionsRequest(resource=resource, permissions=asked)
@@ -66,3 +91,8 @@ class RoleBindings(Group):
 
     def _parent(self, project: str | None) -> str:
         return "" if project == ORGANISATION else self._scope.parent(project)
+
+
+def _binding(role: str, members: Collection[str], resource: str, condition: Condition | None) -> RoleBinding:
+    name = role if role.startswith("roles/") else f"roles/{role}"
+    return RoleBinding(role=name, members=members, resource=resource, condition=condition)

@@ -1,21 +1,25 @@
 """Who the client is signed in as: exchanges credentials for access tokens, and renews those before they expire."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from lepton.auth.v1.session_service_pb2 import (
+    IdTokenCredential,
     PasswordCredential,
     RefreshSessionRequest,
     Session,
     SignInRequest,
+    WorkloadCredential,
 )
 from lepton.auth.v1.session_service_pb2_grpc import SessionServiceStub
 from lepton.channel import Channel
 from lepton.client.credentials import Credentials, CredentialStore
-from lepton.errors import LeptonError, Unauthenticated, Unavailable
-from lepton.names import UserName
+from lepton.errors import FailedPrecondition, LeptonError, Unauthenticated, Unavailable
+from lepton.names import ServiceAccountName, UserName
 
 _RENEW_AT = 0.8  # of the token's life
 
@@ -49,6 +53,21 @@ class SignedIn:
     async def with_api_key(self, api_key: str) -> None:
         """Sign in as the service account of a key."""
         await self._exchange(SignInRequest(api_key=api_key))
+
+    async def with_id_token(self, id_token: str, nonce: str = "") -> None:
+        """Sign in as the person whom an OpenID provider names in an ID token; each is good for one sign-in."""
+        await self._exchange(SignInRequest(id_token=IdTokenCredential(id_token=id_token, nonce=nonce)))
+
+    async def with_workload(self, service_account: str, id_token_file: str) -> None:
+        """Sign in as a service account with the ID token in a file, which is read again at every renewal."""
+        account = str(ServiceAccountName.parse(service_account, "service_account"))
+        async with self._store.lock():
+            await self._by_file(account, _absolute(id_token_file))
+
+    def will_use_workload(self, service_account: str, id_token_file: str) -> None:
+        """Sign in so at the first call."""
+        account = str(ServiceAccountName.parse(service_account, "service_account"))
+        self._keep(Credentials(service_account=account, id_token_file=_absolute(id_token_file)))
 
     def will_use_password(self, user: str, password: str) -> None:
         """Sign in with these at the first call."""
@@ -94,7 +113,7 @@ class SignedIn:
             if kept.refresh_token:
                 try:
                     request = RefreshSessionRequest(refresh_token=kept.refresh_token)
-                    self._take(await self._stub.RefreshSession(request), api_key="")
+                    self._take(await self._stub.RefreshSession(request))
                 except Unauthenticated:
                     if self._sign_in_again is None:
                         raise
@@ -102,6 +121,8 @@ class SignedIn:
                     return
             if kept.api_key:
                 await self._sign_in(SignInRequest(api_key=kept.api_key))
+            elif kept.id_token_file:
+                await self._by_file(kept.service_account, kept.id_token_file)
             elif self._sign_in_again is not None:
                 await self._sign_in(self._sign_in_again)
             else:
@@ -114,7 +135,17 @@ class SignedIn:
     async def _sign_in(self, request: SignInRequest) -> None:
         self._take(await self._stub.SignIn(request), api_key=request.api_key)
 
-    def _take(self, session: Session, *, api_key: str) -> None:
+    async def _by_file(self, service_account: str, id_token_file: str) -> None:
+        try:
+            token = (await asyncio.to_thread(Path(id_token_file).read_text)).strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise FailedPrecondition("FILE_NOT_FOUND", file=id_token_file) from error
+        request = SignInRequest(workload=WorkloadCredential(service_account=service_account, id_token=token))
+        session = await self._stub.SignIn(request)
+        self._take(session, service_account=service_account, id_token_file=id_token_file)
+
+    def _take(self, session: Session, **again: str) -> None:
+        """Keep what came, with what signs in again."""
         now, expires = self._now(), session.access_expire_time.ToNanoseconds() / 1e9
         self._keep(
             Credentials(
@@ -124,7 +155,7 @@ class SignedIn:
                 renew_after=now + _RENEW_AT * (expires - now),
                 refresh_token=session.refresh_token,
                 refresh_expires=session.refresh_expire_time.ToNanoseconds() / 1e9,
-                api_key=api_key,
+                **again,
             )
         )
 
@@ -140,3 +171,8 @@ def is_refused_token(error: LeptonError) -> bool:
         "SIGN_IN_FAILED",
         "REFRESH_TOKEN_REFUSED",
     )
+
+
+def _absolute(file: str) -> str:
+    """The same file from whichever folder the credentials are used."""
+    return os.path.abspath(file)  # noqa: PTH100 - Path.absolute keeps `..`

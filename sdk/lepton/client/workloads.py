@@ -8,6 +8,7 @@ from lepton.client.calls import Calls
 from lepton.client.group import Group, new_request_id
 from lepton.client.listing import Listing, Page
 from lepton.client.scope import Scope
+from lepton.client.secrets import complete
 from lepton.client.watching import Change, Watch, awaited, in_states
 from lepton.names import WorkloadName
 from lepton.scheduler.v1 import scheduler_service_pb2 as pb
@@ -30,12 +31,14 @@ class Workloads(Group):
         self, workload_id: str, workload: Workload, *, project: str | None = None, request_id: str = ""
     ) -> Workload:
         """A new workload. AlreadyExists."""
+        parent = self._scope.parent(project)
         request = pb.CreateWorkloadRequest(
-            parent=self._scope.parent(project),
+            parent=parent,
             workload_id=workload_id,
             workload=workload,
             request_id=request_id or new_request_id(),
         )
+        _complete_secrets(request.workload, parent)
         return await self._calls.unary(self._stub.CreateWorkload, request)
 
     async def create_many(
@@ -50,6 +53,8 @@ class Workloads(Group):
             pb.CreateWorkloadRequest(workload_id=workload_id, workload=workload, request_id=new_request_id())
             for workload_id, workload in workloads.items()
         ]
+        for each in requests:
+            _complete_secrets(each.workload, parent)
         for part in _parts(requests):
             request = pb.BatchCreateWorkloadsRequest(parent=parent, requests=part)
             answer = await self._calls.unary(self._stub.BatchCreateWorkloads, request)
@@ -135,6 +140,14 @@ class Workloads(Group):
 
     def _parent(self, project: str | None) -> str:
         return "projects/-" if project in ("-", "projects/-") else self._scope.parent(project)
+
+
+def _complete_secrets(workload: Workload, parent: str) -> None:
+    for group in workload.groups:
+        if group.program.HasField("torch"):
+            complete(group.program.torch.secrets, parent)
+        elif group.program.HasField("process"):
+            complete(group.program.process.secrets, parent)
 
 
 def _parts(requests: Sequence[pb.CreateWorkloadRequest]) -> Iterator[list[pb.CreateWorkloadRequest]]:

@@ -22,6 +22,7 @@ from services.agent.launcher.program import run_program
 from services.agent.stall import STACK_SIGNAL
 
 REPORT_FD: Final = 3
+SECRETS_FD: Final = 4
 
 
 def become_child(launcher: int, files: Sequence[int]) -> None:
@@ -47,6 +48,9 @@ def run_rank(start: Mapping[str, Any], launcher: int) -> NoReturn:
         os.environ.clear()
         os.environ.update(start["env"])
         os.environ["LEPTON_REPORT_FD"] = str(REPORT_FD)
+        if start.get("has_secrets"):
+            with os.fdopen(SECRETS_FD, "rb") as secrets:
+                os.environ.update(json.loads(secrets.read()))
         time.tzset()
         keep_what_is_freed(os.environ)
         sys.stdin = open(0)  # noqa: SIM115  # lives as long as the process

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import os
 import signal
 import socket
@@ -84,6 +85,7 @@ class LauncherClient:
     async def start(self, launch: RankLaunch) -> RankHandle:
         """Starts a rank; returns as soon as its process exists."""
         environment = rank_environment(self._environ, launch.env)
+        rank_environment({}, launch.secrets)  # checked alike
         message: dict[str, Any] = {
             "op": "start",
             "id": launch.rank_id,
@@ -98,12 +100,16 @@ class LauncherClient:
             with theirs:
                 reports, answers = await asyncio.open_unix_connection(sock=ours, limit=_LINE_LIMIT)
                 undo.callback(answers.close)
+                files = [stdout_end, stderr_end, theirs.fileno()]
                 try:
-                    files = (stdout_end, stderr_end, theirs.fileno())
+                    if launch.secrets:
+                        message["has_secrets"] = True
+                        files.append(_sealed(launch.secrets))
                     started, exited = await self._ask(launch.rank_id, message, files)
                 finally:
-                    os.close(stdout_end)
-                    os.close(stderr_end)
+                    for each in files:
+                        if each != theirs.fileno():
+                            os.close(each)
             undo.pop_all()
         return RankHandle(
             rank_id=launch.rank_id,
@@ -206,6 +212,18 @@ async def _output(undo: AsyncExitStack) -> tuple[asyncio.StreamReader, int]:
     )
     undo.callback(transport.close)
     return reader, writing
+
+
+def _sealed(secrets: Mapping[str, str]) -> int:
+    """A file in memory, without a name, that the rank alone reads: after it was forked."""
+    file = os.memfd_create("variables", os.MFD_CLOEXEC)
+    try:
+        os.write(file, json.dumps(dict(secrets)).encode())
+        os.lseek(file, 0, os.SEEK_SET)
+    except OSError:
+        os.close(file)
+        raise
+    return file
 
 
 async def _writable(end: socket.socket) -> None:

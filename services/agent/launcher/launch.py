@@ -29,6 +29,8 @@ class RankLaunch:
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path = Path("/")
     confinement: Confinement = field(default_factory=Confinement)
+    # More variables, whose values nobody else may hold: not even the launcher, of which every other rank is a copy.
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def launcher_environment(inherited: Mapping[str, str]) -> dict[str, str]:

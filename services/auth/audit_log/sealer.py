@@ -1,7 +1,7 @@
 """Seals records into signed batches, anchors them, and deletes what has been kept long enough."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -52,12 +52,21 @@ class Sealing:
 class Sealer:
     """Every replica runs one; the anchor lets one at a time through."""
 
-    def __init__(self, kv: KV, keys: AuditKeys, trail: AuditTrail, clock: Clock, sealing: Sealing) -> None:
+    def __init__(
+        self,
+        kv: KV,
+        keys: AuditKeys,
+        trail: AuditTrail,
+        clock: Clock,
+        sealing: Sealing,
+        keep: Callable[[], timedelta | None] | None = None,
+    ) -> None:
         self._kv = kv
         self._keys = keys
         self._trail = trail
         self._clock = clock
         self._sealing = sealing
+        self._keep = keep or (lambda: sealing.keep)  # what policies make of it
         self._news = asyncio.Event()
 
     async def run(self) -> None:
@@ -113,9 +122,10 @@ class Sealer:
 
     async def expire(self) -> int:
         """Delete the records of batches that were kept long enough, with a signed tombstone each; says how many."""
-        if self._sealing.keep is None:
+        keep = self._keep()
+        if keep is None:
             return 0
-        before_ns = nanoseconds(self._clock.now() - self._sealing.keep)
+        before_ns = nanoseconds(self._clock.now() - keep)
         gone = await read_tombstones(self._kv)
         old = [
             batch
@@ -123,7 +133,7 @@ class Sealer:
             # Both: the clock of the service that made a record may have been wrong.
             if batch.index not in gone and max(batch.end_ns, batch.sealed_ns) < before_ns
         ]
-        return sum([await self._bury(batch) for batch in old[:_EXPIRED_AT_ONCE]])
+        return sum([await self._bury(batch, keep) for batch in old[:_EXPIRED_AT_ONCE]])
 
     async def _store(
         self, batch: Batch, frontier: Frontier, body: Body, blocks: Sequence[Entry], anchor: Anchor
@@ -140,11 +150,11 @@ class Sealer:
         )
         return done.succeeded
 
-    async def _bury(self, batch: Batch) -> bool:
+    async def _bury(self, batch: Batch, keep: timedelta) -> bool:
         body = await self._kv.get(layout.audit_body(batch.index))
         if body is None:
             return False  # deleted without a tombstone: that stays a finding
-        key_id, keep = self._keys.newest, self._sealing.keep
+        key_id = self._keys.newest
         tombstone = Tombstone(
             index=batch.index,
             first=batch.first,

@@ -6,14 +6,17 @@ from google.protobuf.empty_pb2 import Empty
 
 from chassis.access import Decision, PolicyReplica
 from chassis.call import POLICY_REVISION, Principal
+from chassis.clock import Clock
 from lepton.auth.v1 import access_service_pb2 as pb
 from lepton.auth.v1 import access_service_pb2_grpc
 from lepton.auth.v1.role_binding_pb2 import RoleBinding
 from lepton.auth.v1.role_pb2 import Role
 from lepton.names import RoleName
 from services.auth import permissions
+from services.auth.access_preview import AccessPreview
+from services.auth.asked import attributes_of, minute_of
 from services.auth.bindings import Bindings, parse_name
-from services.auth.convert import explanation_to_proto
+from services.auth.convert import effects_to_proto, explanation_to_proto
 from services.auth.custom_roles import CustomRoles
 from services.auth.explaining import explain
 from services.auth.policy import Policy
@@ -23,11 +26,15 @@ from services.auth.servicers.caller import the_caller
 class AccessServicer(access_service_pb2_grpc.AccessServiceServicer):
     """Serves roles and role bindings."""
 
-    def __init__(self, bindings: Bindings, roles: CustomRoles, policy: Policy, access: PolicyReplica) -> None:
+    def __init__(
+        self, bindings: Bindings, roles: CustomRoles, policy: Policy, access: PolicyReplica, clock: Clock
+    ) -> None:
         self._bindings = bindings
         self._roles = roles
         self._policy = policy
         self._access = access
+        self._clock = clock
+        self._preview = AccessPreview(bindings, roles, policy, access)
 
     async def CreateRoleBinding(self, request: pb.CreateRoleBindingRequest, context: Any) -> RoleBinding:
         return await self._bindings.create(request)
@@ -61,9 +68,19 @@ class AccessServicer(access_service_pb2_grpc.AccessServiceServicer):
 
     async def CheckPermissions(self, request: pb.CheckPermissionsRequest, context: Any) -> pb.CheckPermissionsResponse:
         await self._policy.at_least(request.at_least_revision)
-        caller, allowed = the_caller(), self._access.allowed
-        held = [each for each in request.permissions if allowed(caller, each, request.resource) is Decision.ALLOWED]
+        caller, allowed, asked = the_caller(), self._access.allowed, request.attributes
+        held = [
+            each
+            for each in request.permissions
+            if allowed(caller, each, request.resource, attributes_of(asked, each)) is Decision.ALLOWED
+        ]
         return pb.CheckPermissionsResponse(permissions=held, policy_revision=self._access.revision)
+
+    async def PreviewAccessChange(
+        self, request: pb.PreviewAccessChangeRequest, context: Any
+    ) -> pb.PreviewAccessChangeResponse:
+        effects = await self._preview.effects(request, the_caller())
+        return effects_to_proto(effects, self._access.revision)
 
     async def ExplainPermission(
         self, request: pb.ExplainPermissionRequest, context: Any
@@ -84,6 +101,8 @@ class AccessServicer(access_service_pb2_grpc.AccessServiceServicer):
             who,
             request.permission,
             request.resource,
+            attributes_of(request.attributes, request.permission),
+            minute_of(request.attributes, self._clock),
         )
         return explanation_to_proto(explanation, request.permission, self._access.revision)
 

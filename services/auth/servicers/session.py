@@ -9,22 +9,29 @@ from services.auth.convert import caller_to_proto, signing_keys_to_proto
 from services.auth.policy import Policy
 from services.auth.servicers.caller import the_caller
 from services.auth.sessions import Sessions
+from services.auth.sign_ins import SignIns
 from services.auth.signing_keys import SigningKeys
 
 
 class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
     """Serves sessions."""
 
-    def __init__(self, sessions: Sessions, policy: Policy, revoking: AccessRevoking, signing_keys: SigningKeys) -> None:
+    def __init__(
+        self,
+        sign_ins: SignIns,
+        sessions: Sessions,
+        policy: Policy,
+        revoking: AccessRevoking,
+        signing_keys: SigningKeys,
+    ) -> None:
+        self._sign_ins = sign_ins
         self._sessions = sessions
         self._policy = policy
         self._revoking = revoking
         self._signing_keys = signing_keys
 
     async def SignIn(self, request: pb.SignInRequest, context: Any) -> pb.Session:
-        if request.WhichOneof("credential") == "api_key":
-            return await self._sessions.sign_in_with_api_key(request.api_key)
-        return await self._sessions.sign_in_with_password(request.password)
+        return await self._sign_ins.sign_in(request, context.peer())
 
     async def RefreshSession(self, request: pb.RefreshSessionRequest, context: Any) -> pb.Session:
         return await self._sessions.refresh(request.refresh_token)

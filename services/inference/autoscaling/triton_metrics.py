@@ -2,16 +2,19 @@
 
 import asyncio
 import re
-import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
+from ipaddress import ip_network
 from typing import Final
+
+from chassis.fetching import Fetcher, FetchError, FetchRules
 
 _LINE: Final = re.compile(r"^(?P<name>nv_inference_\w+)\{(?P<labels>[^}]*)\} (?P<value>[0-9.eE+-]+)$", re.MULTILINE)
 _COMPUTE: Final = frozenset({"compute_input", "compute_infer", "compute_output"})
-_READ_S: Final = 1.0
-_MOST_BYTES: Final = 4 << 20
+# Replicas are where agents say they are. What an agent says must not have this service ask anything but a replica: no
+# link-local address (a cloud's metadata), and no redirects.
+_NETWORKS: Final = tuple(map(ip_network, ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
+_RULES: Final = FetchRules(allow_http=True, networks=_NETWORKS, max_bytes=4 << 20, timeout_s=1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +58,12 @@ class ReplicaQueues:
 
     def __init__(self) -> None:
         self._before: dict[str, tuple[float, Counters]] = {}
+        self._fetcher = Fetcher(_RULES)
 
     async def look(self, endpoints: Iterable[str], now: float, instances: int = 1) -> Queueing:
         """Asks all replicas of a deployment at once; one that does not answer is left out."""
         addresses = sorted(set(endpoints))
-        answers = await asyncio.gather(*(asyncio.to_thread(read, each) for each in addresses))
+        answers = await asyncio.gather(*(self._read(each) for each in addresses))
         told = {address: counters for address, counters in zip(addresses, answers, strict=True) if counters is not None}
         return self.between(told, now, instances)
 
@@ -83,16 +87,14 @@ class ReplicaQueues:
             return Queueing(queue_delay_s=None, busy=None)
         return Queueing(queue_delay_s=waited_s / requests if requests else 0.0, busy=busy)
 
+    async def _read(self, address: str) -> Counters | None:
+        """One replica's counters; None when it does not tell."""
+        try:
+            return parse((await self._fetcher.get(f"http://{address}/metrics")).decode(errors="replace"))
+        except (FetchError, ValueError):
+            return None
+
     def forget_all_but(self, endpoints: Iterable[str]) -> None:
         """Replicas that are no more."""
         kept = set(endpoints)
         self._before = {address: told for address, told in self._before.items() if address in kept}
-
-
-def read(address: str) -> Counters | None:
-    """One replica's counters; None when it does not tell."""
-    try:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=_READ_S) as answer:
-            return parse(answer.read(_MOST_BYTES).decode(errors="replace"))
-    except (OSError, ValueError, HTTPException):
-        return None

@@ -4,10 +4,14 @@ import uuid
 from typing import Final
 
 from chassis.artifacts import ArtifactStore
+from chassis.callers import creator
+from chassis.compliance import asked_by
+from chassis.holdings import Limits, Unlimited
 from chassis.kv import KV, Put, absent, present
 from chassis.requests import Claim, Requests
 from chassis.resources import now
 from chassis.telemetry import traceparent
+from lepton.compliance.subjects import of_prediction
 from lepton.errors import FailedPrecondition
 from lepton.inference.v1 import batch_prediction_service_pb2 as pb
 from lepton.inference.v1.batch_prediction_pb2 import BatchPrediction
@@ -29,7 +33,8 @@ _GIVEN: Final = (
 class BatchPredictions:
     """Creates, cancels and deletes batch predictions."""
 
-    def __init__(self, kv: KV, registry: Registry, artifacts: ArtifactStore) -> None:
+    def __init__(self, kv: KV, registry: Registry, artifacts: ArtifactStore, limits: Limits | None = None) -> None:
+        self._limits = limits or Unlimited()
         self._kv, self._registry, self._artifacts = kv, registry, artifacts
         self._batches = batch_predictions(kv)
         self._requests = Requests(kv, REQUESTS)
@@ -55,11 +60,16 @@ class BatchPredictions:
         check_signature(signature_of(found))
         await self._artifacts.size(name.project, given.input.artifact)
         batch = _new(name, str(version), given)
+        model = await self._registry.get_model(str(version.parent))
+        self._registry.compliance.admit(of_prediction(batch, found, model, given.input.artifact, asked_by()))
         guard = [present(version_key(version)), absent(quarantined_key(version))]
+        batch.creator = creator()
         # The mark: whoever deletes the model or the version meanwhile looks again.
-        return await self._batches.create(
-            name, batch, claim, guard=guard, beside=[Put(served_key(version.parent), b"")]
-        )
+        beside = Put(served_key(version.parent), b"")
+        async with self._limits.admit(batch.creator) as admitted:
+            return await self._batches.create(
+                name, batch, claim, guard=[*guard, *admitted.guard], beside=[beside, *admitted.ops]
+            )
 
     async def cancel(self, request: pb.CancelBatchPredictionRequest) -> BatchPrediction:
         """Starts to stop one; nothing when it has ended. Raises NotFound."""

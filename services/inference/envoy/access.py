@@ -19,6 +19,9 @@ class CallRules:
 
     grants: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """By principal: `*`, project ids, served models (`<project>.<deployment>`), and `projects/<p>/models/<m>`."""
+    known: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Likewise, where the principal has roles none of which predicts: it hears that it may not; all others hear that
+    there is no such model."""
     revoked_tokens: frozenset[str] = frozenset()
     """Ids of tokens (`jti`)."""
     revoked_sessions: frozenset[str] = frozenset()
@@ -59,22 +62,35 @@ def standing(rules: CallRules, caller: Caller, above: str = "") -> LeptonError |
 
 def call_rules(snapshot: PolicySnapshot) -> CallRules:
     """The part of a policy that the gateway decides by."""
+    grants, known = _scopes(snapshot.bindings, snapshot.roles)
     return CallRules(
-        grants=_grants(snapshot.bindings, snapshot.roles),
+        grants=grants,
+        known=known,
         revoked_tokens=snapshot.revoked_tokens,
         revoked_sessions=snapshot.revoked_sessions,
         revoked_principals=snapshot.revoked_principals,
     )
 
 
-def _grants(bindings: Iterable[Binding], roles: Mapping[str, frozenset[str]]) -> Mapping[str, frozenset[str]]:
+def _scopes(
+    bindings: Iterable[Binding], roles: Mapping[str, frozenset[str]]
+) -> tuple[Mapping[str, frozenset[str]], Mapping[str, frozenset[str]]]:
+    """By principal: where it may predict, and where it has roles that do not let it."""
     predicting = {role for role, patterns in roles.items() if Permissions(patterns).grants(PREDICTS)}
     grants: dict[str, set[str]] = {}
+    known: dict[str, set[str]] = {}
     for binding in bindings:
-        scope = _scope(binding.scope)
-        if scope and binding.role in predicting:
-            grants.setdefault(binding.principal, set()).add(scope)
-    return {principal: frozenset(scopes) for principal, scopes in grants.items()}
+        if not (scope := _scope(binding.scope)):
+            continue
+        # Envoy knows no hours: a grant that is for hours only gives no predictions, rather than always.
+        has_hours = binding.condition is not None and bool(binding.condition.windows)
+        held = grants if binding.role in predicting and not has_hours else known
+        held.setdefault(binding.principal, set()).add(scope)
+    return _frozen(grants), _frozen(known)
+
+
+def _frozen(scopes: Mapping[str, set[str]]) -> Mapping[str, frozenset[str]]:
+    return {principal: frozenset(held) for principal, held in scopes.items()}
 
 
 def _scope(scope: str) -> str:

@@ -2,21 +2,25 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from services.inference.envoy.routes import Endpoint, Gateway, Route, Routes, Shadow, Target
+from services.inference.envoy.upstream import (
+    CODEC,
+    PLAINTEXT,
+    SOCKET_MATCH,
+    TOLD,
+    TYPE,
+    Json,
+    drop_unsampled_context,
+    file_source,
+    mutual_tls,
+    tell_holder,
+    tell_lineage,
+)
 
-Json = dict[str, Any]
-
-TYPE = "type.googleapis.com/"
 ANY = "any-replica"
-HELD = "x-lepton-held"
-ENGINE = "lepton-engine"
 COLLECTOR = "collector"
 STREAMS = "open-streams"
-_TOLD = "lepton"
-"""Under it stands in an endpoint's metadata what is told of it, or to it alone; other endpoints do not see it."""
 _HTTP = TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _ANY_REPLICA_MAX = 32
 _MAX_IN_FLIGHT = 4096
@@ -158,8 +162,8 @@ def _cluster(
     health_checks: Sequence[Json] = (),
     is_held: bool = False,
 ) -> Json:
-    told = [*(_tell_lineage(lineage) if lineage else ()), *([_tell_holder()] if is_held else ())]
-    filters = [_drop_unsampled_context(), *told, _CODEC]
+    told = [*(tell_lineage(lineage) if lineage else ()), *([tell_holder()] if is_held else ())]
+    filters = [drop_unsampled_context(), *told, CODEC]
     return {
         "name": name,
         "type": "EDS",
@@ -169,6 +173,7 @@ def _cluster(
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _http2(filters=filters)
         },
+        **(mutual_tls(gateway) if gateway.roots is not None else {}),
         "health_checks": list(health_checks),
         # A replica leaves when the file says so, though it may still be healthy; calls in flight finish.
         "ignore_health_on_host_removal": True,
@@ -202,10 +207,6 @@ def _cluster(
     }
 
 
-def file_source(path: Path) -> Json:
-    return {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}
-
-
 def _assignment(name: str, priorities: Sequence[Sequence[Endpoint]], held: str = "") -> Json:
     assignment = {
         "@type": TYPE + "envoy.config.endpoint.v3.ClusterLoadAssignment",
@@ -232,8 +233,11 @@ def _lb_endpoint(endpoint: Endpoint, held: str | None) -> Json:
     told = {"engine": endpoint.engine} if held is None else {"held": held}
     if held is not None:
         host["health_check_config"] = {"disable_active_health_check": True}
+    if endpoint.name:
+        host["hostname"] = endpoint.name
     known = {key: value for key, value in told.items() if value}
-    return {"endpoint": host, **({"metadata": {"filter_metadata": {_TOLD: known}}} if known else {})}
+    metadata = {TOLD: known, SOCKET_MATCH: {} if endpoint.name else PLAINTEXT}
+    return {"endpoint": host, "metadata": {"filter_metadata": {key: each for key, each in metadata.items() if each}}}
 
 
 def _http2(filters: list[Json] | None = None) -> Json:
@@ -251,110 +255,3 @@ def _http2(filters: list[Json] | None = None) -> Json:
     if filters:
         options["http_filters"] = filters
     return options
-
-
-def _drop_unsampled_context() -> Json:
-    """Triton traces every call that brings a `traceparent`, whatever its flag: it gets the sampled ones only."""
-    return {
-        "name": "drop-unsampled-context",
-        "typed_config": {
-            "@type": TYPE + "envoy.extensions.common.matching.v3.ExtensionWithMatcher",
-            "extension_config": {
-                "name": "envoy.filters.http.header_mutation",
-                "typed_config": {
-                    "@type": TYPE + "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
-                    "mutations": {"request_mutations": [{"remove": "traceparent"}, {"remove": "tracestate"}]},
-                },
-            },
-            "xds_matcher": {
-                "matcher_list": {
-                    "matchers": [
-                        {
-                            "predicate": {
-                                "single_predicate": {
-                                    "input": {
-                                        "name": "traceparent",
-                                        "typed_config": {
-                                            "@type": TYPE + "envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
-                                            "header_name": "traceparent",
-                                        },
-                                    },
-                                    "value_match": {"suffix": "-01"},
-                                }
-                            },
-                            "on_match": {"action": _SKIP},
-                        }
-                    ]
-                }
-            },
-        },
-    }
-
-
-def _tell_lineage(lineage: Mapping[str, str]) -> Sequence[Json]:
-    """What answered, in the trailing metadata of every answer; an answer without a message has no other headers."""
-    told = {ENGINE: _of_endpoint("engine"), **lineage}
-    mutations = [
-        {"append": {"header": {"key": key, "value": told[key]}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
-        for key in sorted(told)
-    ]
-    mutation = TYPE + "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"
-    of_trailers = {
-        "name": "lineage",
-        "typed_config": {"@type": mutation, "mutations": {"response_trailers_mutations": mutations}},
-    }
-    has_no_message = {
-        "single_predicate": {
-            "input": {
-                "name": "grpc-status",
-                "typed_config": {
-                    "@type": TYPE + "envoy.type.matcher.v3.HttpResponseHeaderMatchInput",
-                    "header_name": "grpc-status",
-                },
-            },
-            "value_match": {"safe_regex": {"google_re2": {}, "regex": ".+"}},
-        }
-    }
-    of_headers = {
-        "name": "lineage-without-message",
-        "typed_config": {
-            "@type": TYPE + "envoy.extensions.common.matching.v3.ExtensionWithMatcher",
-            "extension_config": {
-                "name": "envoy.filters.http.header_mutation",
-                "typed_config": {"@type": mutation, "mutations": {"response_mutations": mutations}},
-            },
-            "xds_matcher": {
-                "matcher_list": {
-                    "matchers": [{"predicate": {"not_matcher": has_no_message}, "on_match": {"action": _SKIP}}]
-                }
-            },
-        },
-    }
-    return of_trailers, of_headers
-
-
-def _of_endpoint(key: str) -> str:
-    """What stands in the metadata of the endpoint that a call goes to; nothing is sent where it has none."""
-    return f'%UPSTREAM_METADATA(["{_TOLD}", "{key}"])%'
-
-
-def _tell_holder() -> Json:
-    """Whom a call that is held is for, and that it has passed the gateway; to the holder only, no replica sees it."""
-    header = {"header": {"key": HELD, "value": _of_endpoint("held")}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-    return {
-        "name": "tell-holder",
-        "typed_config": {
-            "@type": TYPE + "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
-            "mutations": {"request_mutations": [{"append": header}]},
-        },
-    }
-
-
-_SKIP: Json = {
-    "name": "skip",
-    "typed_config": {"@type": TYPE + "envoy.extensions.filters.common.matcher.action.v3.SkipFilter"},
-}
-_CODEC: Json = {
-    "name": "envoy.filters.http.upstream_codec",
-    "typed_config": {"@type": TYPE + "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"},
-}

@@ -8,10 +8,11 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from services.inference.envoy.clusters import TYPE, Json, cluster_files, collector_cluster, file_source
-from services.inference.envoy.listener import DESCRIPTORS, certificate, discovered_filters, listener, route_table
+from services.inference.envoy.clusters import cluster_files, collector_cluster
+from services.inference.envoy.listener import DESCRIPTORS, certificate, discovered_filters, listener, roots, route_table
 from services.inference.envoy.rejections import versioned
 from services.inference.envoy.routes import Gateway, Routes
+from services.inference.envoy.upstream import TYPE, Json, file_source
 
 _ADDITION = ("cds.json", "rds.json", "lds.json", "bootstrap.json")
 _REMOVAL = ("rds.json", "cds.json", "lds.json", "bootstrap.json")
@@ -22,6 +23,8 @@ def render(gateway: Gateway, routes: Routes) -> dict[str, bytes]:
     documents: dict[str, Json] = {
         "bootstrap.json": _bootstrap(gateway),
         "sds.json": {"resources": [certificate(gateway)]},
+        # Envoy takes one secret per file.
+        **({"sds_roots.json": {"resources": [roots(gateway)]}} if gateway.roots is not None else {}),
         "lds.json": {"resources": [listener(gateway)]},
         "rds.json": {"resources": [route_table(gateway, routes)]},
         **discovered_filters(gateway, routes),

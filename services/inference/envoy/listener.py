@@ -6,21 +6,14 @@ listener that changes drains its connections, a filter does not.
 
 from typing import Any
 
-from services.inference.envoy.clusters import (
-    COLLECTOR,
-    HELD,
-    TYPE,
-    Json,
-    any_replica_action,
-    file_source,
-    route_action,
-)
+from services.inference.envoy.clusters import COLLECTOR, any_replica_action, route_action
 from services.inference.envoy.fast_path import MODEL, fast_path, filter_state, spelled, spelling
 from services.inference.envoy.limits import limited_models, limits
 from services.inference.envoy.open_streams import open_streams
 from services.inference.envoy.policy import policy_source
 from services.inference.envoy.refusals import local_replies
 from services.inference.envoy.routes import Gateway, Route, Routes
+from services.inference.envoy.upstream import CERTIFICATE, HELD, ROOTS, TYPE, Json, file_source
 
 _FILTERS = TYPE + "envoy.extensions.filters.http."
 _SERVICE = "inference.GRPCInferenceService"
@@ -40,7 +33,6 @@ _DISCOVERED = {
     "limits": _FILTERS + "local_ratelimit.v3.LocalRateLimit",
     "streams": _MATCHED,
 }
-CERTIFICATE = "gateway-certificate"
 
 
 def listener(gateway: Gateway) -> Json:
@@ -73,6 +65,15 @@ def certificate(gateway: Gateway) -> Json:
             "certificate_chain": {"filename": str(gateway.certificate)},
             "private_key": {"filename": str(gateway.key)},
         },
+    }
+
+
+def roots(gateway: Gateway) -> Json:
+    """Whom replicas must have their certificates of; read again when the file is replaced by rename."""
+    return {
+        "@type": TYPE + "envoy.extensions.transport_sockets.tls.v3.Secret",
+        "name": ROOTS,
+        "validation_context": {"trusted_ca": {"filename": str(gateway.roots)}},
     }
 
 

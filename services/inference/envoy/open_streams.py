@@ -5,12 +5,9 @@ external processor (`ext_proc`) hears of each stream's caller, and an immediate 
 Streams go on without it: when the service is away they are served, and end with the token's revocation no more.
 """
 
-from typing import Any
-
-from services.inference.envoy.clusters import HELD, STREAMS, TYPE
+from services.inference.envoy.clusters import STREAMS
 from services.inference.envoy.routes import Gateway
-
-Json = dict[str, Any]
+from services.inference.envoy.upstream import HELD, TYPE, Json
 
 _TOLD = ("envoy.filters.http.jwt_authn", "envoy.filters.http.grpc_field_extraction")
 _STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"

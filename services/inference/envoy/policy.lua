@@ -50,18 +50,31 @@ local function is_revoked(claims)
 end
 
 -- A token may be good for a part of its principal's permissions, or within one resource, only.
-local function is_within_limits(claims, project, model, above)
+local function is_covered(claims)
   local patterns = claims["permissions"]
-  if patterns ~= nil and #patterns > 0 then
-    local covered = false
-    for _, pattern in ipairs(patterns) do
-      covered = covered or pattern == "*" or pattern == "*.get" or pattern == "deployments.*" or pattern == "deployments.get"
-    end
-    if not covered then return false end
+  if patterns == nil or #patterns == 0 then return true end
+  for _, pattern in ipairs(patterns) do
+    if pattern == "*" or pattern == "*.get" or pattern == "deployments.*" or pattern == "deployments.get" then return true end
   end
+  return false
+end
+
+local function is_within(claims, project, model, above)
   local within = claims["within"] or ""
   return within == "" or within == "projects/" .. project or within == above
     or within == "projects/" .. project .. "/deployments/" .. model:sub(#project + 2)
+end
+
+-- Whether one of these scopes holds the model.
+local function reaches(scopes, project, model, above)
+  return scopes ~= nil and project ~= "" and not model:find(" ", 1, true)
+    and (holds(scopes, project) or holds(scopes, "*") or holds(scopes, model) or holds(scopes, above))
+end
+
+-- The answer for a model that is not served, and for one that the caller has nothing to do with.
+local function refuse_unserved(handle, model)
+  return refuse(handle, "NOT_FOUND", "MODEL_NOT_SERVED",
+    "Request for unknown model: " .. printable(model) .. " is not deployed; see `lepton deployments list`.", { model = printable(model) })
 end
 
 local function send_to(handle, route)
@@ -110,19 +123,18 @@ local function decide(handle)
   local route = handle:metadata()
   local project = model:match("^([^.]+)%.") or ""
   local above = route:get("above") or "?"
-  local held = rules.grants[claims["sub"] or ""]
-  local is_permitted = held ~= nil and project ~= "" and not model:find(" ", 1, true)
-    and (holds(held, project) or holds(held, "*") or holds(held, model) or holds(held, above))
-    and is_within_limits(claims, project, model, above)
-  if not is_permitted then
+  local caller = claims["sub"] or ""
+  local is_near = is_within(claims, project, model, above)
+  local may_predict = is_near and reaches(rules.grants[caller], project, model, above)
+  if not may_predict and not (is_near and reaches(rules.known[caller], project, model, above)) then
+    return refuse_unserved(handle, model)
+  end
+  if not may_predict or not is_covered(claims) then
     return refuse(handle, "PERMISSION_DENIED", "PERMISSION_DENIED",
       "The caller lacks deployments.get on model " .. printable(model) .. "; ask an administrator for a role that has it.",
       { permission = "deployments.get", resource = printable(model) })
   end
-  if route:get("model") ~= model then
-    return refuse(handle, "NOT_FOUND", "MODEL_NOT_SERVED",
-      "Request for unknown model: " .. printable(model) .. " is not deployed; see `lepton deployments list`.", { model = printable(model) })
-  end
+  if route:get("model") ~= model then return refuse_unserved(handle, model) end
   local revision = headers:get("lepton-revision")
   if revision ~= nil and route:get("revision") ~= revision then
     return refuse(handle, "NOT_FOUND", "REVISION_NOT_SERVED",

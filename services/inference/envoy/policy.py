@@ -13,9 +13,9 @@ _PLAIN: Final = re.compile(rb"[A-Za-z0-9_./@:*+-]*")
 def policy_source(rules: CallRules) -> str:
     """The whole script. Every table is a constant of the compiler, so that 10,000 principals cost no more than one."""
     script = resources.files(__package__).joinpath("policy.lua").read_text()
-    held = {principal: f" {' '.join(sorted(scopes))} " for principal, scopes in rules.grants.items()}
     tables = {
-        "grants": {principal: _text(scopes) for principal, scopes in held.items()},
+        "grants": _scopes(rules.grants),
+        "known": _scopes(rules.known),
         "tokens": _set(rules.revoked_tokens),
         "sessions": _set(rules.revoked_sessions),
         "principals": {principal: f"{before:.0f}" for principal, before in rules.revoked_principals.items()},
@@ -23,6 +23,10 @@ def policy_source(rules: CallRules) -> str:
     named = "\n".join(f"local {name} = {_table(entries)}" for name, entries in tables.items())
     fields = ", ".join(f"{name} = {name}" for name in tables)
     return f"{named}\nlocal rules = {{ {fields} }}\n{script}"
+
+
+def _scopes(held: Mapping[str, frozenset[str]]) -> dict[str, str]:
+    return {principal: _text(f" {' '.join(sorted(scopes))} ") for principal, scopes in held.items()}
 
 
 def _set(names: Iterable[str]) -> dict[str, str]:

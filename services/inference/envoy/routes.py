@@ -20,6 +20,8 @@ class Endpoint:
     port: int
     engine: str = field(default="", compare=False)
     """What runs the model there, as its answers tell (`lepton-engine`); empty = nobody knows."""
+    name: str = field(default="", compare=False)
+    """The DNS name in its certificate: it takes mutual TLS only. Empty = plaintext, on this machine only."""
 
     @classmethod
     def parse(cls, text: str) -> "Endpoint":
@@ -179,6 +181,8 @@ class Gateway:
     certificate: Path
     key: Path
     """PEM files; replacing both by rename rotates the identity without a restart."""
+    roots: Path | None = None
+    """PEM file of the authorities whose certificates replicas must have; None = all of them speak plaintext."""
     host: str = "127.0.0.1"
     port: int = 0
     admin_port: int = 0

@@ -5,6 +5,8 @@ import uuid
 from typing import Final
 
 from chassis.artifacts import ArtifactStore
+from chassis.callers import creator
+from chassis.holdings import Limits, Unlimited
 from chassis.kv import KV, Put, absent, present
 from chassis.requests import Claim, Requests
 from chassis.resources import now
@@ -16,6 +18,7 @@ from lepton.models import ModelPackage
 from lepton.models.package import WEIGHTS
 from lepton.names import ModelName, OptimizationName, PoolName, QueueName, VersionName
 from services.inference.compress.variants import chosen, unsuitable
+from services.inference.counting import devices_of
 from services.inference.optimizations.keys import optimizations
 from services.inference.optimizations.progress import ENDED
 from services.inference.references import quarantined
@@ -28,7 +31,8 @@ DEFAULT_DROP: Final = 0.005
 class Searches:
     """Creates, stops and deletes optimisations."""
 
-    def __init__(self, kv: KV, registry: Registry, artifacts: ArtifactStore) -> None:
+    def __init__(self, kv: KV, registry: Registry, artifacts: ArtifactStore, limits: Limits | None = None) -> None:
+        self._limits = limits or Unlimited()
         self._registry, self._artifacts = registry, artifacts
         self._optimizations = optimizations(kv)
         self._requests = Requests(kv, REQUESTS)
@@ -56,13 +60,13 @@ class Searches:
             await self._check_dataset(model.project, given.dataset)
         optimization = _new(name, version.name, version.package, given)
         optimization.variant_states.extend(_variants(given, package))
-        return await self._optimizations.create(
-            name,
-            optimization,
-            claim,
-            guard=[present(model_key(model)), present(version_key(pinned)), absent(quarantined_key(pinned))],
-            beside=[Put(served_key(model), b"")],  # whoever deletes the version meanwhile looks again
-        )
+        optimization.creator = creator()
+        guard = [present(model_key(model)), present(version_key(pinned)), absent(quarantined_key(pinned))]
+        beside = Put(served_key(model), b"")  # whoever deletes the version meanwhile looks again
+        async with self._limits.admit(optimization.creator, devices_of(optimization)) as admitted:
+            return await self._optimizations.create(
+                name, optimization, claim, guard=[*guard, *admitted.guard], beside=[beside, *admitted.ops]
+            )
 
     async def cancel(self, request: pb.CancelOptimizationRequest) -> Optimization:
         """Begins to stop a search. Raises NotFound, FailedPrecondition (OPTIMIZATION_ENDED)."""

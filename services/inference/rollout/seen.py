@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
+from chassis.replica_channels import server_name
 from lepton.inference.v1.deployment_pb2 import Replica
 from lepton.inference.v1.revision_pb2 import DeploymentRevision
 from lepton.inference.v1.rollout_pb2 import RolloutStatus
@@ -27,7 +28,9 @@ class Seen:
     routed: int = 0
     """How many replicas have proved themselves and get calls from the gateway when it is told to send some."""
     endpoint: str = ""
-    """One of these replicas, `host:port`."""
+    """One of these replicas, `host:port`,"""
+    server_name: str = ""
+    """and the name in its certificate; empty where it speaks plaintext."""
     has_calls: bool = False
     """Calls without the header go to it."""
     workload: str = ""
@@ -59,7 +62,7 @@ def look(
         if piece.state not in _GONE
     )
     ready = [
-        address
+        (address, server_name(piece.node, piece.facts))
         for piece in (workload.slices if workload is not None else ())
         if piece.state == Slice.READY and (address := piece.endpoints.get("grpc", "")) in routed
     ]
@@ -69,7 +72,8 @@ def look(
         failure=failure,
         blocked=blocked,
         routed=sum(replica.is_ready for replica in replicas),
-        endpoint=next(iter(ready), ""),
+        endpoint=next((address for address, _ in ready), ""),
+        server_name=next((name for _, name in ready), ""),
         has_calls=target.weight > 0,
         workload="" if workload is None else workload.name,
         repository=revision.models[0].repository if revision.models else "",

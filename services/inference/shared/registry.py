@@ -5,8 +5,9 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chassis.kv import KV
+from chassis.replica_channels import MUTUAL, TLS_FACT
 from chassis.resources import Resources
-from lepton.internal.v1.model_server_pb2 import SharedModel
+from lepton.internal.v1.model_server_pb2 import ModelPlacement, SharedModel
 from lepton.names import WorkloadName
 from lepton.scheduler.v1.workload_pb2 import Slice, Workload
 from services.inference.shared.placement import NEW_IS_OLD_S, Failure, Model, Place
@@ -55,11 +56,17 @@ def seen_as(model: SharedModel) -> Workload:
             node=place.node,
             state=Slice.READY if is_loaded else Slice.STARTING,
             endpoints={"grpc": place.endpoint} if is_loaded else {},
-            facts={f"engine/{served}": place.engine} if place.engine else {},
+            facts=_facts(served, place),
         )
     is_serving = any(each.HasField("load_time") for each in model.placements)
     seen.state = Workload.RUNNING if is_serving else Workload.ASSIGNED
     return seen
+
+
+def _facts(served: str, place: ModelPlacement) -> dict[str, str]:
+    """What its slice says of a replica."""
+    engine = {f"engine/{served}": place.engine} if place.engine else {}
+    return {**engine, TLS_FACT: MUTUAL} if place.is_mutual_tls else engine
 
 
 def to_plan(model: SharedModel) -> Model:

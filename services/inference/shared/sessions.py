@@ -135,6 +135,7 @@ def _note(
         if not place.HasField("load_time"):
             place.load_time.CopyFrom(stamp)
             place.engine = said.engine
+            place.is_mutual_tls = said.is_mutual_tls
             model.message = ""
             model.memory_bytes = max(said.memory_bytes, 1)
         _note_use(model, said, stamp)

@@ -8,6 +8,7 @@ from services.scheduler.planner.books import Books
 from services.scheduler.planner.decision import Revocation
 from services.scheduler.planner.placing import as_granted, counts_of, numbered, placement_of
 from services.scheduler.planner.preemption import Claim, Eviction
+from services.scheduler.planner.quota import project_of
 from services.scheduler.planner.reservations import MARGIN_S, Load, loads_of, reservation_for
 from services.scheduler.planner.use import Use, held_by
 from services.scheduler.planner.verdict import CHECKPOINT_GRACE_S, PREEMPTED, RESIZED
@@ -52,6 +53,11 @@ def evict(books: Books, claim: Claim, eviction: Eviction) -> str:
     return waiting_words(len(taken))
 
 
+def named_to(workload: Workload, other: Workload) -> str:
+    """How a workload's own people are told of another: by name where it is of their project."""
+    return other.name if project_of(other.name) == project_of(workload.name) else "a workload of another project"
+
+
 def waiting_words(count: int) -> str:
     """What one is told for whom others are stopped."""
     return f"{count} workload{'s' if count > 1 else ''} must make room for it first"
@@ -65,7 +71,7 @@ def _stop(books: Books, claimant: Workload, holder: Holder, gone: dict[int, Slic
     # A gang goes on with what holds a place; which of independent slices have ended or are lost is seen to elsewhere.
     left = [each for each in (holder.slices if is_gang else assignment.slices) if each.index not in gone]
     if all(each.index in gone for each in holder.slices) or (is_gang and not _is_enough(victim, left)):
-        verdict.message = f"it makes room for {claimant.name}"
+        verdict.message = f"it makes room for {named_to(victim, claimant)}"
         verdict.preemptions += 1
         verdict.granted = ()
         verdict.revoke.append(_revocation(holder, PREEMPTED))
@@ -73,7 +79,7 @@ def _stop(books: Books, claimant: Workload, holder: Holder, gone: dict[int, Slic
         shrink(books, claimant, holder, left)
     else:
         verdict.state = State.ASSIGNED
-        verdict.message = f"{len(gone)} of its slices make room for {claimant.name}"
+        verdict.message = f"{len(gone)} of its slices make room for {named_to(victim, claimant)}"
         verdict.revoke.append(_revocation(holder, RESIZED))
         verdict.placement = placement_of(victim, assignment.pool, (), books.snapshot, left, assignment)
         verdict.slices = verdict.placement.slices
@@ -83,7 +89,7 @@ def shrink(books: Books, claimant: Workload, holder: Holder, left: Sequence[Slic
     """Draft that a gang stops at a checkpoint and goes on with what is left, on places that are kept for it."""
     victim, assignment = holder.workload, holder.assignment
     verdict = books.verdict(victim)
-    verdict.message = f"it goes on with {len(left)} slices, to make room for {claimant.name}"
+    verdict.message = f"it goes on with {len(left)} slices, to make room for {named_to(victim, claimant)}"
     verdict.granted = as_granted(counts_of(left))
     verdict.revoke.append(_revocation(holder, RESIZED))
     verdict.reservation = reservation_for(

@@ -26,6 +26,7 @@ from math import ceil, floor, inf
 from typing import Final
 
 _TRACE: Final = 1e-9  # relative: what floating point makes of 0.1 + 0.2
+_EXACT: Final = 2.0**53  # the whole numbers that a float holds exactly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +108,8 @@ def _worthwhile(asked: Elastic, low: float, high: float) -> Iterator[float]:
 
 
 def _units_around(near: float, unit: float) -> tuple[float, ...]:
-    if not unit:
-        return (near,)
+    if not unit or near / unit > _EXACT:
+        return (near,)  # units too small to be told apart
     return tuple(unit * count for count in (floor(near / unit), round(near / unit), ceil(near / unit)))
 
 

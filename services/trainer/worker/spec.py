@@ -129,6 +129,9 @@ class TrainingSpec:
         for name in ("project", "dataset"):
             if not isinstance(document.get(name), str):
                 raise _invalid(name, "must be set to a text")
+        for name in _TEXTS:
+            if not isinstance(document.get(name, ""), str):
+                raise _invalid(name, "must be a text")
         if not isinstance(document.get("model", {}), dict):
             raise _invalid("model", "must be a JSON object")
         return cls.of(**document)
@@ -144,6 +147,7 @@ class TrainingSpec:
         return digest_of(self.render())
 
 
+_TEXTS: Final = ("recipe", "optimizer", "schedule", "precision", "initial_model")
 _CHOICES: Final = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
 _WHOLE: Final = (
     ("epochs", 1, 1_000_000),

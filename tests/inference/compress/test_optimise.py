@@ -31,6 +31,8 @@ from services.inference.triton_repository.variants import variants
 from tests.harness.datasets import stories
 from tests.inference.compress.trained import PROJECT, VERSION, Trained, story
 
+pytestmark = pytest.mark.integration  # it trains, exports and measures networks
+
 
 def made(model: Trained, variant: str, **options: object) -> Report:
     """The report of a variant, printed; what is told is of one piece."""

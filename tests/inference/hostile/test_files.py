@@ -67,7 +67,7 @@ def ours(world: World) -> set[str]:
 
 async def test_the_tracer_sees_a_file_that_is_opened(unharmed: World, tmp_path: Path) -> None:
     """The negative control: asked past the gateway, Triton looks for a model's folder, and the tracer says so."""
-    stub = unharmed.beside._stub
+    stub = await unharmed.beside._stub()
     async with opened(unharmed, tmp_path / "trace") as seen:
         with suppress(Exception):
             await stub.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(model_name="demo.simple"), timeout=30)

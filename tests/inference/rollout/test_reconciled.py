@@ -112,6 +112,7 @@ async def test_how_a_model_is_run_is_template_and_its_number_of_replicas_is_not(
         assert (await update(world, deployment, strategy=MANUAL)).revision == 1
         assert (await update(world, deployment, model_version=deployment.model_version)).revision == 1
         assert (await update(world, deployment, cpu_milli=300)).revision == 2
+        between = asyncio.create_task(replicas(world, deployment, 2))  # in case that it is begun before the next comes
         changed = await update(world, deployment, serving=ServingOptions(max_batch_size=8), strategy=Strategy())
         assert changed.revision == 3
         tasks.create_task(replicas(world, deployment, 3))
@@ -119,8 +120,14 @@ async def test_how_a_model_is_run_is_template_and_its_number_of_replicas_is_not(
         done = await rolled(world, deployment, RolloutStatus.COMPLETED)
         group = (await world.scheduler.workload(done.workload)).groups[0]
         assert group.resources.cpu_milli == 300
-        assert (await Revisions(world.kv).all(deployment.name))[2].state == DeploymentRevision.RETIRED
+
+        async def is_retired() -> bool:
+            return (await Revisions(world.kv).all(deployment.name))[2].state == DeploymentRevision.RETIRED
+
+        await until(is_retired)
         await end_all(world, deployment)
+        between.cancel()
+        await asyncio.gather(between, return_exceptions=True)
 
 
 async def test_what_the_servers_load_is_not_made_again_for_a_template_that_loads_the_same(world: World) -> None:

@@ -25,12 +25,13 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from lepton.auth.v1 import role_pb2 as lepton_dot_auth_dot_v1_dot_role__pb2
 from lepton.auth.v1 import role_binding_pb2 as lepton_dot_auth_dot_v1_dot_role__binding__pb2
 from lepton.policy.v1 import policy_pb2 as lepton_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lepton/auth/v1/access_service.proto\x12\x0elepton.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x19lepton/auth/v1/role.proto\x1a!lepton/auth/v1/role_binding.proto\x1a\x1dlepton/policy/v1/policy.proto\"\xd5\x01\n\x18\x43reateRoleBindingRequest\x12\x18\n\x06parent\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x45\n\x0frole_binding_id\x18\x02 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x37\n\x0crole_binding\x18\x03 \x01(\x0b\x32\x1b.lepton.auth.v1.RoleBindingB\x04\xe2\x41\x01\x02\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"m\n\x17ListRoleBindingsRequest\x12\x18\n\x06parent\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"g\n\x18ListRoleBindingsResponse\x12\x32\n\rrole_bindings\x18\x01 \x03(\x0b\x32\x1b.lepton.auth.v1.RoleBinding\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x18\x44\x65leteRoleBindingRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\"\x9d\x01\n\x11\x43reateRoleRequest\x12=\n\x07role_id\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12(\n\x04role\x18\x02 \x01(\x0b\x32\x14.lepton.auth.v1.RoleB\x04\xe2\x41\x01\x02\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\",\n\x0eGetRoleRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\"\x12\n\x10ListRolesRequest\"8\n\x11ListRolesResponse\x12#\n\x05roles\x18\x01 \x03(\x0b\x32\x14.lepton.auth.v1.Role\"T\n\x11UpdateRoleRequest\x12(\n\x04role\x18\x01 \x01(\x0b\x32\x14.lepton.auth.v1.RoleB\x04\xe2\x41\x01\x02\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"/\n\x11\x44\x65leteRoleRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\"\x18\n\x16ListPermissionsRequest\".\n\x17ListPermissionsResponse\x12\x13\n\x0bpermissions\x18\x01 \x03(\t\"~\n\x17\x43heckPermissionsRequest\x12\x1a\n\x08resource\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12#\n\x0bpermissions\x18\x02 \x03(\tB\x0e\xe2\x41\x01\x02\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12\"\n\x11\x61t_least_revision\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"H\n\x18\x43heckPermissionsResponse\x12\x13\n\x0bpermissions\x18\x01 \x03(\t\x12\x17\n\x0fpolicy_revision\x18\x02 \x01(\x03\"\x9b\x01\n\x18\x45xplainPermissionRequest\x12\"\n\npermission\x18\x01 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1a\n\x08resource\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x1b\n\tprincipal\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\"\n\x11\x61t_least_revision\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xf0\x02\n\x19\x45xplainPermissionResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0e\n\x06hidden\x18\x02 \x01(\x08\x12?\n\x06grants\x18\x03 \x03(\x0b\x32/.lepton.auth.v1.ExplainPermissionResponse.Grant\x12@\n\x07lacking\x18\x04 \x03(\x0b\x32/.lepton.auth.v1.ExplainPermissionResponse.Grant\x12\x0e\n\x06scopes\x18\x05 \x03(\t\x12\x16\n\x0egranting_roles\x18\x06 \x03(\t\x12\x12\n\nlimited_by\x18\x07 \x01(\t\x12\r\n\x05known\x18\x08 \x01(\x08\x12\x17\n\x0fpolicy_revision\x18\t \x01(\x03\x1aK\n\x05Grant\x12\x14\n\x0crole_binding\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05scope\x18\x03 \x01(\t\x12\x0f\n\x07pattern\x18\x04 \x01(\t2\xad\t\n\rAccessService\x12}\n\x11\x43reateRoleBinding\x12(.lepton.auth.v1.CreateRoleBindingRequest\x1a\x1b.lepton.auth.v1.RoleBinding\"!\xa2\xbb\x18\x1d\n\x13roleBindings.create\x12\x06parent\x12\x89\x01\n\x10ListRoleBindings\x12\'.lepton.auth.v1.ListRoleBindingsRequest\x1a(.lepton.auth.v1.ListRoleBindingsResponse\"\"\x90\x02\x01\xa2\xbb\x18\x1b\n\x11roleBindings.list\x12\x06parent\x12y\n\x11\x44\x65leteRoleBinding\x12(.lepton.auth.v1.DeleteRoleBindingRequest\x1a\x16.google.protobuf.Empty\"\"\x90\x02\x02\xa2\xbb\x18\x1b\n\x13roleBindings.delete\x12\x04name\x12Y\n\nCreateRole\x12!.lepton.auth.v1.CreateRoleRequest\x1a\x14.lepton.auth.v1.Role\"\x12\xa2\xbb\x18\x0e\n\x0croles.create\x12J\n\x07GetRole\x12\x1e.lepton.auth.v1.GetRoleRequest\x1a\x14.lepton.auth.v1.Role\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12[\n\tListRoles\x12 .lepton.auth.v1.ListRolesRequest\x1a!.lepton.auth.v1.ListRolesResponse\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12\\\n\nUpdateRole\x12!.lepton.auth.v1.UpdateRoleRequest\x1a\x14.lepton.auth.v1.Role\"\x15\x90\x02\x02\xa2\xbb\x18\x0e\n\x0croles.update\x12^\n\nDeleteRole\x12!.lepton.auth.v1.DeleteRoleRequest\x1a\x16.google.protobuf.Empty\"\x15\x90\x02\x02\xa2\xbb\x18\x0e\n\x0croles.delete\x12m\n\x0fListPermissions\x12&.lepton.auth.v1.ListPermissionsRequest\x1a\'.lepton.auth.v1.ListPermissionsResponse\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12p\n\x10\x43heckPermissions\x12\'.lepton.auth.v1.CheckPermissionsRequest\x1a(.lepton.auth.v1.CheckPermissionsResponse\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12s\n\x11\x45xplainPermission\x12(.lepton.auth.v1.ExplainPermissionRequest\x1a).lepton.auth.v1.ExplainPermissionResponse\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lepton/auth/v1/access_service.proto\x12\x0elepton.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19lepton/auth/v1/role.proto\x1a!lepton/auth/v1/role_binding.proto\x1a\x1dlepton/policy/v1/policy.proto\"\xd5\x01\n\x18\x43reateRoleBindingRequest\x12\x18\n\x06parent\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x45\n\x0frole_binding_id\x18\x02 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x37\n\x0crole_binding\x18\x03 \x01(\x0b\x32\x1b.lepton.auth.v1.RoleBindingB\x04\xe2\x41\x01\x02\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"m\n\x17ListRoleBindingsRequest\x12\x18\n\x06parent\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"g\n\x18ListRoleBindingsResponse\x12\x32\n\rrole_bindings\x18\x01 \x03(\x0b\x32\x1b.lepton.auth.v1.RoleBinding\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x18\x44\x65leteRoleBindingRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\"\x9d\x01\n\x11\x43reateRoleRequest\x12=\n\x07role_id\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12(\n\x04role\x18\x02 \x01(\x0b\x32\x14.lepton.auth.v1.RoleB\x04\xe2\x41\x01\x02\x12\x1f\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\",\n\x0eGetRoleRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\"\x12\n\x10ListRolesRequest\"8\n\x11ListRolesResponse\x12#\n\x05roles\x18\x01 \x03(\x0b\x32\x14.lepton.auth.v1.Role\"T\n\x11UpdateRoleRequest\x12(\n\x04role\x18\x01 \x01(\x0b\x32\x14.lepton.auth.v1.RoleB\x04\xe2\x41\x01\x02\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"/\n\x11\x44\x65leteRoleRequest\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\"\x18\n\x16ListPermissionsRequest\".\n\x17ListPermissionsResponse\x12\x13\n\x0bpermissions\x18\x01 \x03(\t\"\xed\x02\n\x1aPreviewAccessChangeRequest\x12G\n\x13\x63reate_role_binding\x18\x01 \x01(\x0b\x32(.lepton.auth.v1.CreateRoleBindingRequestH\x00\x12G\n\x13\x64\x65lete_role_binding\x18\x02 \x01(\x0b\x32(.lepton.auth.v1.DeleteRoleBindingRequestH\x00\x12\x38\n\x0b\x63reate_role\x18\x03 \x01(\x0b\x32!.lepton.auth.v1.CreateRoleRequestH\x00\x12\x38\n\x0bupdate_role\x18\x04 \x01(\x0b\x32!.lepton.auth.v1.UpdateRoleRequestH\x00\x12\x38\n\x0b\x64\x65lete_role\x18\x05 \x01(\x0b\x32!.lepton.auth.v1.DeleteRoleRequestH\x00\x42\x0f\n\x06\x63hange\x12\x05\xbaH\x02\x08\x01\"\xe7\x01\n\x1bPreviewAccessChangeResponse\x12\x43\n\x07\x65\x66\x66\x65\x63ts\x18\x01 \x03(\x0b\x32\x32.lepton.auth.v1.PreviewAccessChangeResponse.Effect\x12\x17\n\x0fpolicy_revision\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x05\x1a[\n\x06\x45\x66\x66\x65\x63t\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x0e\n\x06gained\x18\x03 \x03(\t\x12\x0c\n\x04lost\x18\x04 \x03(\t\x12\x11\n\tcondition\x18\x05 \x01(\t\"h\n\x11RequestAttributes\x12\x17\n\x05pools\x18\x01 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\x12\x10\n\x08priority\x18\x02 \x01(\x05\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb5\x01\n\x17\x43heckPermissionsRequest\x12\x1a\n\x08resource\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12#\n\x0bpermissions\x18\x02 \x03(\tB\x0e\xe2\x41\x01\x02\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12\"\n\x11\x61t_least_revision\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x35\n\nattributes\x18\x04 \x01(\x0b\x32!.lepton.auth.v1.RequestAttributes\"H\n\x18\x43heckPermissionsResponse\x12\x13\n\x0bpermissions\x18\x01 \x03(\t\x12\x17\n\x0fpolicy_revision\x18\x02 \x01(\x03\"\xd2\x01\n\x18\x45xplainPermissionRequest\x12\"\n\npermission\x18\x01 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1a\n\x08resource\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x1b\n\tprincipal\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\"\n\x11\x61t_least_revision\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x35\n\nattributes\x18\x05 \x01(\x0b\x32!.lepton.auth.v1.RequestAttributes\"\xd5\x03\n\x19\x45xplainPermissionResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0e\n\x06hidden\x18\x02 \x01(\x08\x12?\n\x06grants\x18\x03 \x03(\x0b\x32/.lepton.auth.v1.ExplainPermissionResponse.Grant\x12@\n\x07lacking\x18\x04 \x03(\x0b\x32/.lepton.auth.v1.ExplainPermissionResponse.Grant\x12\x0e\n\x06scopes\x18\x05 \x03(\t\x12\x16\n\x0egranting_roles\x18\x06 \x03(\t\x12\x12\n\nlimited_by\x18\x07 \x01(\t\x12\r\n\x05known\x18\x08 \x01(\x08\x12\x17\n\x0fpolicy_revision\x18\t \x01(\x03\x12\x41\n\x08withheld\x18\n \x03(\x0b\x32/.lepton.auth.v1.ExplainPermissionResponse.Grant\x1am\n\x05Grant\x12\x14\n\x0crole_binding\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05scope\x18\x03 \x01(\t\x12\x0f\n\x07pattern\x18\x04 \x01(\t\x12\x11\n\tcondition\x18\x05 \x01(\t\x12\r\n\x05unmet\x18\x06 \x01(\t2\xa8\n\n\rAccessService\x12}\n\x11\x43reateRoleBinding\x12(.lepton.auth.v1.CreateRoleBindingRequest\x1a\x1b.lepton.auth.v1.RoleBinding\"!\xa2\xbb\x18\x1d\n\x13roleBindings.create\x12\x06parent\x12\x89\x01\n\x10ListRoleBindings\x12\'.lepton.auth.v1.ListRoleBindingsRequest\x1a(.lepton.auth.v1.ListRoleBindingsResponse\"\"\x90\x02\x01\xa2\xbb\x18\x1b\n\x11roleBindings.list\x12\x06parent\x12y\n\x11\x44\x65leteRoleBinding\x12(.lepton.auth.v1.DeleteRoleBindingRequest\x1a\x16.google.protobuf.Empty\"\"\x90\x02\x02\xa2\xbb\x18\x1b\n\x13roleBindings.delete\x12\x04name\x12Y\n\nCreateRole\x12!.lepton.auth.v1.CreateRoleRequest\x1a\x14.lepton.auth.v1.Role\"\x12\xa2\xbb\x18\x0e\n\x0croles.create\x12J\n\x07GetRole\x12\x1e.lepton.auth.v1.GetRoleRequest\x1a\x14.lepton.auth.v1.Role\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12[\n\tListRoles\x12 .lepton.auth.v1.ListRolesRequest\x1a!.lepton.auth.v1.ListRolesResponse\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12\\\n\nUpdateRole\x12!.lepton.auth.v1.UpdateRoleRequest\x1a\x14.lepton.auth.v1.Role\"\x15\x90\x02\x02\xa2\xbb\x18\x0e\n\x0croles.update\x12^\n\nDeleteRole\x12!.lepton.auth.v1.DeleteRoleRequest\x1a\x16.google.protobuf.Empty\"\x15\x90\x02\x02\xa2\xbb\x18\x0e\n\x0croles.delete\x12m\n\x0fListPermissions\x12&.lepton.auth.v1.ListPermissionsRequest\x1a\'.lepton.auth.v1.ListPermissionsResponse\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12p\n\x10\x43heckPermissions\x12\'.lepton.auth.v1.CheckPermissionsRequest\x1a(.lepton.auth.v1.CheckPermissionsResponse\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12y\n\x13PreviewAccessChange\x12*.lepton.auth.v1.PreviewAccessChangeRequest\x1a+.lepton.auth.v1.PreviewAccessChangeResponse\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12s\n\x11\x45xplainPermission\x12(.lepton.auth.v1.ExplainPermissionRequest\x1a).lepton.auth.v1.ExplainPermissionResponse\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -67,6 +68,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEROLEREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
   _globals['_DELETEROLEREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_DELETEROLEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H\005r\003\030\200\004'
+  _globals['_PREVIEWACCESSCHANGEREQUEST'].oneofs_by_name['change']._loaded_options = None
+  _globals['_PREVIEWACCESSCHANGEREQUEST'].oneofs_by_name['change']._serialized_options = b'\272H\002\010\001'
+  _globals['_REQUESTATTRIBUTES'].fields_by_name['pools']._loaded_options = None
+  _globals['_REQUESTATTRIBUTES'].fields_by_name['pools']._serialized_options = b'\272H\005\222\001\002\020@'
   _globals['_CHECKPERMISSIONSREQUEST'].fields_by_name['resource']._loaded_options = None
   _globals['_CHECKPERMISSIONSREQUEST'].fields_by_name['resource']._serialized_options = b'\272H\005r\003\030\200\004'
   _globals['_CHECKPERMISSIONSREQUEST'].fields_by_name['permissions']._loaded_options = None
@@ -101,42 +106,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCESSSERVICE'].methods_by_name['ListPermissions']._serialized_options = b'\220\002\001\242\273\030\002(\001'
   _globals['_ACCESSSERVICE'].methods_by_name['CheckPermissions']._loaded_options = None
   _globals['_ACCESSSERVICE'].methods_by_name['CheckPermissions']._serialized_options = b'\220\002\001\242\273\030\002(\001'
+  _globals['_ACCESSSERVICE'].methods_by_name['PreviewAccessChange']._loaded_options = None
+  _globals['_ACCESSSERVICE'].methods_by_name['PreviewAccessChange']._serialized_options = b'\220\002\001\242\273\030\002(\001'
   _globals['_ACCESSSERVICE'].methods_by_name['ExplainPermission']._loaded_options = None
   _globals['_ACCESSSERVICE'].methods_by_name['ExplainPermission']._serialized_options = b'\220\002\001\242\273\030\002(\001'
-  _globals['_CREATEROLEBINDINGREQUEST']._serialized_start=240
-  _globals['_CREATEROLEBINDINGREQUEST']._serialized_end=453
-  _globals['_LISTROLEBINDINGSREQUEST']._serialized_start=455
-  _globals['_LISTROLEBINDINGSREQUEST']._serialized_end=564
-  _globals['_LISTROLEBINDINGSRESPONSE']._serialized_start=566
-  _globals['_LISTROLEBINDINGSRESPONSE']._serialized_end=669
-  _globals['_DELETEROLEBINDINGREQUEST']._serialized_start=671
-  _globals['_DELETEROLEBINDINGREQUEST']._serialized_end=725
-  _globals['_CREATEROLEREQUEST']._serialized_start=728
-  _globals['_CREATEROLEREQUEST']._serialized_end=885
-  _globals['_GETROLEREQUEST']._serialized_start=887
-  _globals['_GETROLEREQUEST']._serialized_end=931
-  _globals['_LISTROLESREQUEST']._serialized_start=933
-  _globals['_LISTROLESREQUEST']._serialized_end=951
-  _globals['_LISTROLESRESPONSE']._serialized_start=953
-  _globals['_LISTROLESRESPONSE']._serialized_end=1009
-  _globals['_UPDATEROLEREQUEST']._serialized_start=1011
-  _globals['_UPDATEROLEREQUEST']._serialized_end=1095
-  _globals['_DELETEROLEREQUEST']._serialized_start=1097
-  _globals['_DELETEROLEREQUEST']._serialized_end=1144
-  _globals['_LISTPERMISSIONSREQUEST']._serialized_start=1146
-  _globals['_LISTPERMISSIONSREQUEST']._serialized_end=1170
-  _globals['_LISTPERMISSIONSRESPONSE']._serialized_start=1172
-  _globals['_LISTPERMISSIONSRESPONSE']._serialized_end=1218
-  _globals['_CHECKPERMISSIONSREQUEST']._serialized_start=1220
-  _globals['_CHECKPERMISSIONSREQUEST']._serialized_end=1346
-  _globals['_CHECKPERMISSIONSRESPONSE']._serialized_start=1348
-  _globals['_CHECKPERMISSIONSRESPONSE']._serialized_end=1420
-  _globals['_EXPLAINPERMISSIONREQUEST']._serialized_start=1423
-  _globals['_EXPLAINPERMISSIONREQUEST']._serialized_end=1578
-  _globals['_EXPLAINPERMISSIONRESPONSE']._serialized_start=1581
-  _globals['_EXPLAINPERMISSIONRESPONSE']._serialized_end=1949
-  _globals['_EXPLAINPERMISSIONRESPONSE_GRANT']._serialized_start=1874
-  _globals['_EXPLAINPERMISSIONRESPONSE_GRANT']._serialized_end=1949
-  _globals['_ACCESSSERVICE']._serialized_start=1952
-  _globals['_ACCESSSERVICE']._serialized_end=3149
+  _globals['_CREATEROLEBINDINGREQUEST']._serialized_start=273
+  _globals['_CREATEROLEBINDINGREQUEST']._serialized_end=486
+  _globals['_LISTROLEBINDINGSREQUEST']._serialized_start=488
+  _globals['_LISTROLEBINDINGSREQUEST']._serialized_end=597
+  _globals['_LISTROLEBINDINGSRESPONSE']._serialized_start=599
+  _globals['_LISTROLEBINDINGSRESPONSE']._serialized_end=702
+  _globals['_DELETEROLEBINDINGREQUEST']._serialized_start=704
+  _globals['_DELETEROLEBINDINGREQUEST']._serialized_end=758
+  _globals['_CREATEROLEREQUEST']._serialized_start=761
+  _globals['_CREATEROLEREQUEST']._serialized_end=918
+  _globals['_GETROLEREQUEST']._serialized_start=920
+  _globals['_GETROLEREQUEST']._serialized_end=964
+  _globals['_LISTROLESREQUEST']._serialized_start=966
+  _globals['_LISTROLESREQUEST']._serialized_end=984
+  _globals['_LISTROLESRESPONSE']._serialized_start=986
+  _globals['_LISTROLESRESPONSE']._serialized_end=1042
+  _globals['_UPDATEROLEREQUEST']._serialized_start=1044
+  _globals['_UPDATEROLEREQUEST']._serialized_end=1128
+  _globals['_DELETEROLEREQUEST']._serialized_start=1130
+  _globals['_DELETEROLEREQUEST']._serialized_end=1177
+  _globals['_LISTPERMISSIONSREQUEST']._serialized_start=1179
+  _globals['_LISTPERMISSIONSREQUEST']._serialized_end=1203
+  _globals['_LISTPERMISSIONSRESPONSE']._serialized_start=1205
+  _globals['_LISTPERMISSIONSRESPONSE']._serialized_end=1251
+  _globals['_PREVIEWACCESSCHANGEREQUEST']._serialized_start=1254
+  _globals['_PREVIEWACCESSCHANGEREQUEST']._serialized_end=1619
+  _globals['_PREVIEWACCESSCHANGERESPONSE']._serialized_start=1622
+  _globals['_PREVIEWACCESSCHANGERESPONSE']._serialized_end=1853
+  _globals['_PREVIEWACCESSCHANGERESPONSE_EFFECT']._serialized_start=1762
+  _globals['_PREVIEWACCESSCHANGERESPONSE_EFFECT']._serialized_end=1853
+  _globals['_REQUESTATTRIBUTES']._serialized_start=1855
+  _globals['_REQUESTATTRIBUTES']._serialized_end=1959
+  _globals['_CHECKPERMISSIONSREQUEST']._serialized_start=1962
+  _globals['_CHECKPERMISSIONSREQUEST']._serialized_end=2143
+  _globals['_CHECKPERMISSIONSRESPONSE']._serialized_start=2145
+  _globals['_CHECKPERMISSIONSRESPONSE']._serialized_end=2217
+  _globals['_EXPLAINPERMISSIONREQUEST']._serialized_start=2220
+  _globals['_EXPLAINPERMISSIONREQUEST']._serialized_end=2430
+  _globals['_EXPLAINPERMISSIONRESPONSE']._serialized_start=2433
+  _globals['_EXPLAINPERMISSIONRESPONSE']._serialized_end=2902
+  _globals['_EXPLAINPERMISSIONRESPONSE_GRANT']._serialized_start=2793
+  _globals['_EXPLAINPERMISSIONRESPONSE_GRANT']._serialized_end=2902
+  _globals['_ACCESSSERVICE']._serialized_start=2905
+  _globals['_ACCESSSERVICE']._serialized_end=4225
 # @@protoc_insertion_point(module_scope)

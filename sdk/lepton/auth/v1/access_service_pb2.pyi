@@ -6,6 +6,7 @@ Who may do what."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from lepton.auth.v1 import role_binding_pb2 as _role_binding_pb2
 from lepton.auth.v1 import role_pb2 as _role_pb2
@@ -323,6 +324,162 @@ class ListPermissionsResponse(_message.Message):
 Global___ListPermissionsResponse: _TypeAlias = ListPermissionsResponse  # noqa: Y015
 
 @_typing.final
+class PreviewAccessChangeRequest(_message.Message):
+    """Asks what a write would change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREATE_ROLE_BINDING_FIELD_NUMBER: _builtins.int
+    DELETE_ROLE_BINDING_FIELD_NUMBER: _builtins.int
+    CREATE_ROLE_FIELD_NUMBER: _builtins.int
+    UPDATE_ROLE_FIELD_NUMBER: _builtins.int
+    DELETE_ROLE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def create_role_binding(self) -> Global___CreateRoleBindingRequest:
+        """Grants a role."""
+
+    @_builtins.property
+    def delete_role_binding(self) -> Global___DeleteRoleBindingRequest:
+        """Takes a role back."""
+
+    @_builtins.property
+    def create_role(self) -> Global___CreateRoleRequest:
+        """Makes a role."""
+
+    @_builtins.property
+    def update_role(self) -> Global___UpdateRoleRequest:
+        """Changes a role."""
+
+    @_builtins.property
+    def delete_role(self) -> Global___DeleteRoleRequest:
+        """Deletes a role."""
+
+    def __init__(
+        self,
+        *,
+        create_role_binding: Global___CreateRoleBindingRequest | None = ...,
+        delete_role_binding: Global___DeleteRoleBindingRequest | None = ...,
+        create_role: Global___CreateRoleRequest | None = ...,
+        update_role: Global___UpdateRoleRequest | None = ...,
+        delete_role: Global___DeleteRoleRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "create_role", b"create_role", "create_role_binding", b"create_role_binding", "delete_role", b"delete_role", "delete_role_binding", b"delete_role_binding", "update_role", b"update_role"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "create_role", b"create_role", "create_role_binding", b"create_role_binding", "delete_role", b"delete_role", "delete_role_binding", b"delete_role_binding", "update_role", b"update_role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["create_role_binding", "delete_role_binding", "create_role", "update_role", "delete_role"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___PreviewAccessChangeRequest: _TypeAlias = PreviewAccessChangeRequest  # noqa: Y015
+
+@_typing.final
+class PreviewAccessChangeResponse(_message.Message):
+    """What a write would change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Effect(_message.Message):
+        """What changes for one principal in one place."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PRINCIPAL_FIELD_NUMBER: _builtins.int
+        SCOPE_FIELD_NUMBER: _builtins.int
+        GAINED_FIELD_NUMBER: _builtins.int
+        LOST_FIELD_NUMBER: _builtins.int
+        CONDITION_FIELD_NUMBER: _builtins.int
+        principal: _builtins.str
+        """The principal."""
+        scope: _builtins.str
+        """Where: `*` for the organisation, a project, or a resource; and in what lies in it."""
+        condition: _builtins.str
+        """Under which condition, in words; empty: always."""
+        @_builtins.property
+        def gained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """The permissions that it would have there and has not."""
+
+        @_builtins.property
+        def lost(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """The permissions that it has there and would not have."""
+
+        def __init__(
+            self,
+            *,
+            principal: _builtins.str = ...,
+            scope: _builtins.str = ...,
+            gained: _abc.Iterable[_builtins.str] | None = ...,
+            lost: _abc.Iterable[_builtins.str] | None = ...,
+            condition: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "gained", b"gained", "lost", b"lost", "principal", b"principal", "scope", b"scope"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    EFFECTS_FIELD_NUMBER: _builtins.int
+    POLICY_REVISION_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    policy_revision: _builtins.int
+    """The policy revision that it starts from."""
+    total: _builtins.int
+    """How many effects there are in all; the answer holds the first 500."""
+    @_builtins.property
+    def effects(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreviewAccessChangeResponse.Effect]:
+        """By principal, scope and condition; empty when nobody gains or loses anything."""
+
+    def __init__(
+        self,
+        *,
+        effects: _abc.Iterable[Global___PreviewAccessChangeResponse.Effect] | None = ...,
+        policy_revision: _builtins.int = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effects", b"effects", "policy_revision", b"policy_revision", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewAccessChangeResponse: _TypeAlias = PreviewAccessChangeResponse  # noqa: Y015
+
+@_typing.final
+class RequestAttributes(_message.Message):
+    """What a request asks for beside its permission and its resource, as conditions of bindings look at it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOLS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    priority: _builtins.int
+    """Its priority."""
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The pools (`pools/{pool}`) that it names; none: any."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it is made; unset: now."""
+
+    def __init__(
+        self,
+        *,
+        pools: _abc.Iterable[_builtins.str] | None = ...,
+        priority: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pools", b"pools", "priority", b"priority", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestAttributes: _TypeAlias = RequestAttributes  # noqa: Y015
+
+@_typing.final
 class CheckPermissionsRequest(_message.Message):
     """Asks what the caller may do."""
 
@@ -331,6 +488,7 @@ class CheckPermissionsRequest(_message.Message):
     RESOURCE_FIELD_NUMBER: _builtins.int
     PERMISSIONS_FIELD_NUMBER: _builtins.int
     AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     resource: _builtins.str
     """The resource, for example `projects/acme/jobs/digits`; empty for the organisation."""
     at_least_revision: _builtins.int
@@ -339,16 +497,21 @@ class CheckPermissionsRequest(_message.Message):
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The permissions asked about, for example `jobs.create`."""
 
+    @_builtins.property
+    def attributes(self) -> Global___RequestAttributes:
+        """What the request would ask for, where conditions count. Unset: no pool by name, priority 0, now."""
+
     def __init__(
         self,
         *,
         resource: _builtins.str = ...,
         permissions: _abc.Iterable[_builtins.str] | None = ...,
         at_least_revision: _builtins.int = ...,
+        attributes: Global___RequestAttributes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_revision", b"at_least_revision", "permissions", b"permissions", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_revision", b"at_least_revision", "attributes", b"attributes", "permissions", b"permissions", "resource", b"resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -392,6 +555,7 @@ class ExplainPermissionRequest(_message.Message):
     RESOURCE_FIELD_NUMBER: _builtins.int
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     permission: _builtins.str
     """The permission, for example `jobs.create`."""
     resource: _builtins.str
@@ -400,6 +564,10 @@ class ExplainPermissionRequest(_message.Message):
     """Whom it is about: `users/{user}` or a service account; empty for the caller."""
     at_least_revision: _builtins.int
     """Decide by the policy of this revision or a later one."""
+    @_builtins.property
+    def attributes(self) -> Global___RequestAttributes:
+        """What the request would ask for, where conditions count. Unset: no pool by name, priority 0, now."""
+
     def __init__(
         self,
         *,
@@ -407,10 +575,11 @@ class ExplainPermissionRequest(_message.Message):
         resource: _builtins.str = ...,
         principal: _builtins.str = ...,
         at_least_revision: _builtins.int = ...,
+        attributes: Global___RequestAttributes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_revision", b"at_least_revision", "permission", b"permission", "principal", b"principal", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_revision", b"at_least_revision", "attributes", b"attributes", "permission", b"permission", "principal", b"principal", "resource", b"resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -432,6 +601,8 @@ class ExplainPermissionResponse(_message.Message):
         ROLE_FIELD_NUMBER: _builtins.int
         SCOPE_FIELD_NUMBER: _builtins.int
         PATTERN_FIELD_NUMBER: _builtins.int
+        CONDITION_FIELD_NUMBER: _builtins.int
+        UNMET_FIELD_NUMBER: _builtins.int
         role_binding: _builtins.str
         """The binding that gives it; empty for what the caller may not list."""
         role: _builtins.str
@@ -440,6 +611,10 @@ class ExplainPermissionResponse(_message.Message):
         """Where it holds: `*` for the organisation, a project, or a resource."""
         pattern: _builtins.str
         """The pattern of the role that matches the permission; empty where none does."""
+        condition: _builtins.str
+        """What it depends on, in words; empty: nothing."""
+        unmet: _builtins.str
+        """What of that the request does not meet, in words; empty: it meets all of it."""
         def __init__(
             self,
             *,
@@ -447,10 +622,12 @@ class ExplainPermissionResponse(_message.Message):
             role: _builtins.str = ...,
             scope: _builtins.str = ...,
             pattern: _builtins.str = ...,
+            condition: _builtins.str = ...,
+            unmet: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["pattern", b"pattern", "role", b"role", "role_binding", b"role_binding", "scope", b"scope"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "pattern", b"pattern", "role", b"role", "role_binding", b"role_binding", "scope", b"scope", "unmet", b"unmet"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -463,6 +640,7 @@ class ExplainPermissionResponse(_message.Message):
     LIMITED_BY_FIELD_NUMBER: _builtins.int
     KNOWN_FIELD_NUMBER: _builtins.int
     POLICY_REVISION_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     allowed: _builtins.bool
     """Whether it is held."""
     hidden: _builtins.bool
@@ -489,6 +667,10 @@ class ExplainPermissionResponse(_message.Message):
     def granting_roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The roles that would give the permission."""
 
+    @_builtins.property
+    def withheld(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainPermissionResponse.Grant]:
+        """The roles that would give the permission, but whose conditions the request does not meet."""
+
     def __init__(
         self,
         *,
@@ -501,10 +683,11 @@ class ExplainPermissionResponse(_message.Message):
         limited_by: _builtins.str = ...,
         known: _builtins.bool = ...,
         policy_revision: _builtins.int = ...,
+        withheld: _abc.Iterable[Global___ExplainPermissionResponse.Grant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "granting_roles", b"granting_roles", "grants", b"grants", "hidden", b"hidden", "known", b"known", "lacking", b"lacking", "limited_by", b"limited_by", "policy_revision", b"policy_revision", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "granting_roles", b"granting_roles", "grants", b"grants", "hidden", b"hidden", "known", b"known", "lacking", b"lacking", "limited_by", b"limited_by", "policy_revision", b"policy_revision", "scopes", b"scopes", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

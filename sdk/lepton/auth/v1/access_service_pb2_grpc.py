@@ -88,6 +88,11 @@ class AccessServiceStub:
                 request_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.CheckPermissionsRequest.SerializeToString,
                 response_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.CheckPermissionsResponse.FromString,
                 _registered_method=True)
+        self.PreviewAccessChange = channel.unary_unary(
+                '/lepton.auth.v1.AccessService/PreviewAccessChange',
+                request_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.PreviewAccessChangeRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.PreviewAccessChangeResponse.FromString,
+                _registered_method=True)
         self.ExplainPermission = channel.unary_unary(
                 '/lepton.auth.v1.AccessService/ExplainPermission',
                 request_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.ExplainPermissionRequest.SerializeToString,
@@ -169,6 +174,14 @@ class AccessServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PreviewAccessChange(self, request, context):
+        """Says who would gain and who would lose which permissions by a write of roles or bindings, and writes nothing. It needs what
+        the write itself needs. Errors: as the write's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainPermission(self, request, context):
         """Says why a permission is held or not: which binding gives it, or what is missing. Of the caller; whoever may list the
         bindings around a resource may ask about others.
@@ -229,6 +242,11 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     servicer.CheckPermissions,
                     request_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.CheckPermissionsRequest.FromString,
                     response_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.CheckPermissionsResponse.SerializeToString,
+            ),
+            'PreviewAccessChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewAccessChange,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.PreviewAccessChangeRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_access__service__pb2.PreviewAccessChangeResponse.SerializeToString,
             ),
             'ExplainPermission': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainPermission,
@@ -507,6 +525,33 @@ class AccessService:
             '/lepton.auth.v1.AccessService/CheckPermissions',
             lepton_dot_auth_dot_v1_dot_access__service__pb2.CheckPermissionsRequest.SerializeToString,
             lepton_dot_auth_dot_v1_dot_access__service__pb2.CheckPermissionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewAccessChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.AccessService/PreviewAccessChange',
+            lepton_dot_auth_dot_v1_dot_access__service__pb2.PreviewAccessChangeRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_access__service__pb2.PreviewAccessChangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,10 @@ class AccessServiceStub:
     """Lists every permission that there is."""
     CheckPermissions: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.CheckPermissionsRequest, _access_service_pb2.CheckPermissionsResponse]
     """Says which of the permissions asked about the caller holds on a resource."""
+    PreviewAccessChange: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.PreviewAccessChangeRequest, _access_service_pb2.PreviewAccessChangeResponse]
+    """Says who would gain and who would lose which permissions by a write of roles or bindings, and writes nothing. It needs what
+    the write itself needs. Errors: as the write's.
+    """
     ExplainPermission: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ExplainPermissionRequest, _access_service_pb2.ExplainPermissionResponse]
     """Says why a permission is held or not: which binding gives it, or what is missing. Of the caller; whoever may list the
     bindings around a resource may ask about others.
@@ -86,6 +90,10 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """Lists every permission that there is."""
     CheckPermissions: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CheckPermissionsRequest, _access_service_pb2.CheckPermissionsResponse]  # type: ignore[assignment]
     """Says which of the permissions asked about the caller holds on a resource."""
+    PreviewAccessChange: _aio.UnaryUnaryMultiCallable[_access_service_pb2.PreviewAccessChangeRequest, _access_service_pb2.PreviewAccessChangeResponse]  # type: ignore[assignment]
+    """Says who would gain and who would lose which permissions by a write of roles or bindings, and writes nothing. It needs what
+    the write itself needs. Errors: as the write's.
+    """
     ExplainPermission: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ExplainPermissionRequest, _access_service_pb2.ExplainPermissionResponse]  # type: ignore[assignment]
     """Says why a permission is held or not: which binding gives it, or what is missing. Of the caller; whoever may list the
     bindings around a resource may ask about others.
@@ -173,6 +181,16 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.CheckPermissionsResponse, _abc.Awaitable[_access_service_pb2.CheckPermissionsResponse]]:
         """Says which of the permissions asked about the caller holds on a resource."""
+
+    @_abc_1.abstractmethod
+    def PreviewAccessChange(
+        self,
+        request: _access_service_pb2.PreviewAccessChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.PreviewAccessChangeResponse, _abc.Awaitable[_access_service_pb2.PreviewAccessChangeResponse]]:
+        """Says who would gain and who would lose which permissions by a write of roles or bindings, and writes nothing. It needs what
+        the write itself needs. Errors: as the write's.
+        """
 
     @_abc_1.abstractmethod
     def ExplainPermission(

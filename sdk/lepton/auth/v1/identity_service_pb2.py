@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from lepton.policy.v1 import policy_pb2 as lepton_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%lepton/auth/v1/identity_service.proto\x12\x0elepton.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dlepton/policy/v1/policy.proto\"\xa5\x01\n\x16\x43reateJoinTokenRequest\x12Q\n\x0bspiffe_path\x18\x01 \x01(\tB<\xe2\x41\x01\x02\xbaH5r321^(agent|service)/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x38\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x04\x08\x80\xa3\x05\x32\x02\x08\x01\"`\n\tJoinToken\x12\r\n\x05token\x18\x01 \x01(\t\x12\x13\n\x0bspiffe_path\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"[\n\x17IssueCertificateRequest\x12 \n\njoin_token\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x02\x12\x1e\n\x07\x63sr_pem\x18\x02 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x18\x80\x80\x01\"9\n\x17RenewCertificateRequest\x12\x1e\n\x07\x63sr_pem\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x18\x80\x80\x01\"\x8a\x01\n\x0b\x43\x65rtificate\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x1d\n\x15\x63\x65rtificate_chain_pem\x18\x02 \x01(\t\x12\x18\n\x10trust_bundle_pem\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x17\n\x15GetTrustBundleRequest\"\x1a\n\x0bTrustBundle\x12\x0b\n\x03pem\x18\x01 \x01(\t2\xdc\x03\n\x0fIdentityService\x12m\n\x0f\x43reateJoinToken\x12&.lepton.auth.v1.CreateJoinTokenRequest\x1a\x19.lepton.auth.v1.JoinToken\"\x17\xa2\xbb\x18\x13\n\x11joinTokens.create\x12`\n\x10IssueCertificate\x12\'.lepton.auth.v1.IssueCertificateRequest\x1a\x1b.lepton.auth.v1.Certificate\"\x06\xa2\xbb\x18\x02\x18\x01\x12\x96\x01\n\x10RenewCertificate\x12\'.lepton.auth.v1.RenewCertificateRequest\x1a\x1b.lepton.auth.v1.Certificate\"<\x90\x02\x02\xa2\xbb\x18\x35\"\x04\x61uth\"\tscheduler\"\x07trainer\"\tinference\"\x07gateway\"\x05\x61gent\x12_\n\x0eGetTrustBundle\x12%.lepton.auth.v1.GetTrustBundleRequest\x1a\x1b.lepton.auth.v1.TrustBundle\"\t\x90\x02\x01\xa2\xbb\x18\x02\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%lepton/auth/v1/identity_service.proto\x12\x0elepton.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dlepton/policy/v1/policy.proto\"\xa5\x01\n\x16\x43reateJoinTokenRequest\x12Q\n\x0bspiffe_path\x18\x01 \x01(\tB<\xe2\x41\x01\x02\xbaH5r321^(agent|service)/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x38\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x04\x08\x80\xa3\x05\x32\x02\x08\x01\"`\n\tJoinToken\x12\r\n\x05token\x18\x01 \x01(\t\x12\x13\n\x0bspiffe_path\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"[\n\x17IssueCertificateRequest\x12 \n\njoin_token\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x02\x12\x1e\n\x07\x63sr_pem\x18\x02 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x18\x80\x80\x01\"9\n\x17RenewCertificateRequest\x12\x1e\n\x07\x63sr_pem\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x18\x80\x80\x01\"@\n\x1eIssueServingCertificateRequest\x12\x1e\n\x07\x63sr_pem\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x18\x80\x80\x01\"W\n\x16RotateAuthorityRequest\x12=\n\x07overlap\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\x0b\"\x05\x08\x80\xe7\x84\x0f\x32\x02\x08\x01\"\x18\n\x16ListAuthoritiesRequest\"A\n\x0b\x41uthorities\x12\x32\n\x0b\x61uthorities\x18\x01 \x03(\x0b\x32\x1d.lepton.auth.v1.RootAuthority\"\xe7\x02\n\rRootAuthority\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32#.lepton.auth.v1.RootAuthority.State\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tsign_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0etrust_end_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\r\n\tPUBLISHED\x10\x01\x12\x0b\n\x07SIGNING\x10\x02\x12\x0c\n\x08RETIRING\x10\x03\"\x8a\x01\n\x0b\x43\x65rtificate\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x1d\n\x15\x63\x65rtificate_chain_pem\x18\x02 \x01(\t\x12\x18\n\x10trust_bundle_pem\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x17\n\x15GetTrustBundleRequest\"\x1a\n\x0bTrustBundle\x12\x0b\n\x03pem\x18\x01 \x01(\t2\xb9\x06\n\x0fIdentityService\x12m\n\x0f\x43reateJoinToken\x12&.lepton.auth.v1.CreateJoinTokenRequest\x1a\x19.lepton.auth.v1.JoinToken\"\x17\xa2\xbb\x18\x13\n\x11joinTokens.create\x12`\n\x10IssueCertificate\x12\'.lepton.auth.v1.IssueCertificateRequest\x1a\x1b.lepton.auth.v1.Certificate\"\x06\xa2\xbb\x18\x02\x18\x01\x12\x96\x01\n\x10RenewCertificate\x12\'.lepton.auth.v1.RenewCertificateRequest\x1a\x1b.lepton.auth.v1.Certificate\"<\x90\x02\x02\xa2\xbb\x18\x35\"\x04\x61uth\"\tscheduler\"\x07trainer\"\tinference\"\x07gateway\"\x05\x61gent\x12v\n\x17IssueServingCertificate\x12..lepton.auth.v1.IssueServingCertificateRequest\x1a\x1b.lepton.auth.v1.Certificate\"\x0e\x90\x02\x02\xa2\xbb\x18\x07\"\x05\x61gent\x12p\n\x0fRotateAuthority\x12&.lepton.auth.v1.RotateAuthorityRequest\x1a\x1b.lepton.auth.v1.Authorities\"\x18\xa2\xbb\x18\x14\n\x12\x61uthorities.rotate\x12q\n\x0fListAuthorities\x12&.lepton.auth.v1.ListAuthoritiesRequest\x1a\x1b.lepton.auth.v1.Authorities\"\x19\x90\x02\x01\xa2\xbb\x18\x12\n\x10\x61uthorities.list\x12_\n\x0eGetTrustBundle\x12%.lepton.auth.v1.GetTrustBundleRequest\x1a\x1b.lepton.auth.v1.TrustBundle\"\t\x90\x02\x01\xa2\xbb\x18\x02\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,12 +46,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ISSUECERTIFICATEREQUEST'].fields_by_name['csr_pem']._serialized_options = b'\342A\001\002\272H\006r\004\030\200\200\001'
   _globals['_RENEWCERTIFICATEREQUEST'].fields_by_name['csr_pem']._loaded_options = None
   _globals['_RENEWCERTIFICATEREQUEST'].fields_by_name['csr_pem']._serialized_options = b'\342A\001\002\272H\006r\004\030\200\200\001'
+  _globals['_ISSUESERVINGCERTIFICATEREQUEST'].fields_by_name['csr_pem']._loaded_options = None
+  _globals['_ISSUESERVINGCERTIFICATEREQUEST'].fields_by_name['csr_pem']._serialized_options = b'\342A\001\002\272H\006r\004\030\200\200\001'
+  _globals['_ROTATEAUTHORITYREQUEST'].fields_by_name['overlap']._loaded_options = None
+  _globals['_ROTATEAUTHORITYREQUEST'].fields_by_name['overlap']._serialized_options = b'\272H\016\252\001\013\"\005\010\200\347\204\0172\002\010\001'
   _globals['_IDENTITYSERVICE'].methods_by_name['CreateJoinToken']._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['CreateJoinToken']._serialized_options = b'\242\273\030\023\n\021joinTokens.create'
   _globals['_IDENTITYSERVICE'].methods_by_name['IssueCertificate']._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['IssueCertificate']._serialized_options = b'\242\273\030\002\030\001'
   _globals['_IDENTITYSERVICE'].methods_by_name['RenewCertificate']._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['RenewCertificate']._serialized_options = b'\220\002\002\242\273\0305\"\004auth\"\tscheduler\"\007trainer\"\tinference\"\007gateway\"\005agent'
+  _globals['_IDENTITYSERVICE'].methods_by_name['IssueServingCertificate']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['IssueServingCertificate']._serialized_options = b'\220\002\002\242\273\030\007\"\005agent'
+  _globals['_IDENTITYSERVICE'].methods_by_name['RotateAuthority']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['RotateAuthority']._serialized_options = b'\242\273\030\024\n\022authorities.rotate'
+  _globals['_IDENTITYSERVICE'].methods_by_name['ListAuthorities']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['ListAuthorities']._serialized_options = b'\220\002\001\242\273\030\022\n\020authorities.list'
   _globals['_IDENTITYSERVICE'].methods_by_name['GetTrustBundle']._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['GetTrustBundle']._serialized_options = b'\220\002\001\242\273\030\002\030\001'
   _globals['_CREATEJOINTOKENREQUEST']._serialized_start=216
@@ -62,12 +72,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ISSUECERTIFICATEREQUEST']._serialized_end=572
   _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=574
   _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=631
-  _globals['_CERTIFICATE']._serialized_start=634
-  _globals['_CERTIFICATE']._serialized_end=772
-  _globals['_GETTRUSTBUNDLEREQUEST']._serialized_start=774
-  _globals['_GETTRUSTBUNDLEREQUEST']._serialized_end=797
-  _globals['_TRUSTBUNDLE']._serialized_start=799
-  _globals['_TRUSTBUNDLE']._serialized_end=825
-  _globals['_IDENTITYSERVICE']._serialized_start=828
-  _globals['_IDENTITYSERVICE']._serialized_end=1304
+  _globals['_ISSUESERVINGCERTIFICATEREQUEST']._serialized_start=633
+  _globals['_ISSUESERVINGCERTIFICATEREQUEST']._serialized_end=697
+  _globals['_ROTATEAUTHORITYREQUEST']._serialized_start=699
+  _globals['_ROTATEAUTHORITYREQUEST']._serialized_end=786
+  _globals['_LISTAUTHORITIESREQUEST']._serialized_start=788
+  _globals['_LISTAUTHORITIESREQUEST']._serialized_end=812
+  _globals['_AUTHORITIES']._serialized_start=814
+  _globals['_AUTHORITIES']._serialized_end=879
+  _globals['_ROOTAUTHORITY']._serialized_start=882
+  _globals['_ROOTAUTHORITY']._serialized_end=1241
+  _globals['_ROOTAUTHORITY_STATE']._serialized_start=1169
+  _globals['_ROOTAUTHORITY_STATE']._serialized_end=1241
+  _globals['_CERTIFICATE']._serialized_start=1244
+  _globals['_CERTIFICATE']._serialized_end=1382
+  _globals['_GETTRUSTBUNDLEREQUEST']._serialized_start=1384
+  _globals['_GETTRUSTBUNDLEREQUEST']._serialized_end=1407
+  _globals['_TRUSTBUNDLE']._serialized_start=1409
+  _globals['_TRUSTBUNDLE']._serialized_end=1435
+  _globals['_IDENTITYSERVICE']._serialized_start=1438
+  _globals['_IDENTITYSERVICE']._serialized_end=2263
 # @@protoc_insertion_point(module_scope)

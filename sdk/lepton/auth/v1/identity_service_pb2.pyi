@@ -3,10 +3,13 @@
 isort:skip_file
 Certificates for services and agents: the mesh's certificate authority."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -125,6 +128,172 @@ class RenewCertificateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RenewCertificateRequest: _TypeAlias = RenewCertificateRequest  # noqa: Y015
+
+@_typing.final
+class IssueServingCertificateRequest(_message.Message):
+    """Asks for a certificate of a node's model servers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CSR_PEM_FIELD_NUMBER: _builtins.int
+    csr_pem: _builtins.str
+    """A PKCS#10 certificate signing request, PEM. Only its public key is used."""
+    def __init__(
+        self,
+        *,
+        csr_pem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr_pem", b"csr_pem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssueServingCertificateRequest: _TypeAlias = IssueServingCertificateRequest  # noqa: Y015
+
+@_typing.final
+class RotateAuthorityRequest(_message.Message):
+    """Asks for a new root authority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def overlap(self) -> _duration_pb2.Duration:
+        """How long the new one is known before it signs, and the former trusted after that. At least as long as certificates live, so that
+        every member has renewed; longer where people's trust bundles are handed out by other means. Unset = twice as long as they live.
+        """
+
+    def __init__(
+        self,
+        *,
+        overlap: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["overlap", b"overlap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overlap", b"overlap"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateAuthorityRequest: _TypeAlias = RotateAuthorityRequest  # noqa: Y015
+
+@_typing.final
+class ListAuthoritiesRequest(_message.Message):
+    """Asks which root authorities there are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuthoritiesRequest: _TypeAlias = ListAuthoritiesRequest  # noqa: Y015
+
+@_typing.final
+class Authorities(_message.Message):
+    """The root authorities that are trusted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHORITIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def authorities(self) -> _containers.RepeatedCompositeFieldContainer[Global___RootAuthority]:
+        """The one that signs first."""
+
+    def __init__(
+        self,
+        *,
+        authorities: _abc.Iterable[Global___RootAuthority] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Authorities: _TypeAlias = Authorities  # noqa: Y015
+
+@_typing.final
+class RootAuthority(_message.Message):
+    """A root of the mesh's trust."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RootAuthority._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: RootAuthority._State.ValueType  # 0
+        """Not told."""
+        PUBLISHED: RootAuthority._State.ValueType  # 1
+        """Members trust it; it will sign from `sign_time` on."""
+        SIGNING: RootAuthority._State.ValueType  # 2
+        """It signs what is issued now."""
+        RETIRING: RootAuthority._State.ValueType  # 3
+        """It signs no more; what it has signed is trusted until `trust_end_time`."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """What it does at present."""
+
+    STATE_UNSPECIFIED: RootAuthority.State.ValueType  # 0
+    """Not told."""
+    PUBLISHED: RootAuthority.State.ValueType  # 1
+    """Members trust it; it will sign from `sign_time` on."""
+    SIGNING: RootAuthority.State.ValueType  # 2
+    """It signs what is issued now."""
+    RETIRING: RootAuthority.State.ValueType  # 3
+    """It signs no more; what it has signed is trusted until `trust_end_time`."""
+
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SIGN_TIME_FIELD_NUMBER: _builtins.int
+    TRUST_END_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.str
+    """The SHA-256 of its certificate, in hexadecimal."""
+    state: Global___RootAuthority.State.ValueType
+    """What it does at present."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def sign_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on it signs; unset for the first one."""
+
+    @_builtins.property
+    def trust_end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it stops being trusted; unset = when its certificate expires."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When its certificate expires."""
+
+    def __init__(
+        self,
+        *,
+        fingerprint: _builtins.str = ...,
+        state: Global___RootAuthority.State.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        sign_time: _timestamp_pb2.Timestamp | None = ...,
+        trust_end_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "sign_time", b"sign_time", "trust_end_time", b"trust_end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "fingerprint", b"fingerprint", "sign_time", b"sign_time", "state", b"state", "trust_end_time", b"trust_end_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RootAuthority: _TypeAlias = RootAuthority  # noqa: Y015
 
 @_typing.final
 class Certificate(_message.Message):

@@ -50,6 +50,21 @@ class IdentityServiceStub:
                 request_serializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.RenewCertificateRequest.SerializeToString,
                 response_deserializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.Certificate.FromString,
                 _registered_method=True)
+        self.IssueServingCertificate = channel.unary_unary(
+                '/lepton.auth.v1.IdentityService/IssueServingCertificate',
+                request_serializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.IssueServingCertificateRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.Certificate.FromString,
+                _registered_method=True)
+        self.RotateAuthority = channel.unary_unary(
+                '/lepton.auth.v1.IdentityService/RotateAuthority',
+                request_serializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.RotateAuthorityRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.Authorities.FromString,
+                _registered_method=True)
+        self.ListAuthorities = channel.unary_unary(
+                '/lepton.auth.v1.IdentityService/ListAuthorities',
+                request_serializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.ListAuthoritiesRequest.SerializeToString,
+                response_deserializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.Authorities.FromString,
+                _registered_method=True)
         self.GetTrustBundle = channel.unary_unary(
                 '/lepton.auth.v1.IdentityService/GetTrustBundle',
                 request_serializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.GetTrustBundleRequest.SerializeToString,
@@ -83,6 +98,30 @@ class IdentityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IssueServingCertificate(self, request, context):
+        """Issues a certificate for the model servers of the calling agent's node: `spiffe://.../replica/{node}`. It proves a server only, under
+        the name `{node}.replica.lepton.local`, and opens nothing in the mesh.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateAuthority(self, request, context):
+        """Makes a new root authority. It is trusted at once, signs after `overlap`, and the former is trusted for `overlap` more; nothing is
+        interrupted when everybody renews, and gets the trust bundle, within that time.
+        Errors: FAILED_PRECONDITION (AUTHORITY_ROTATING), INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuthorities(self, request, context):
+        """The root authorities that are trusted now, and which of them signs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTrustBundle(self, request, context):
         """The certificates of the authorities that members of the mesh trust.
         """
@@ -107,6 +146,21 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.RenewCertificate,
                     request_deserializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.RenewCertificateRequest.FromString,
                     response_serializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.Certificate.SerializeToString,
+            ),
+            'IssueServingCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueServingCertificate,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.IssueServingCertificateRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.Certificate.SerializeToString,
+            ),
+            'RotateAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateAuthority,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.RotateAuthorityRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.Authorities.SerializeToString,
+            ),
+            'ListAuthorities': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuthorities,
+                    request_deserializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.ListAuthoritiesRequest.FromString,
+                    response_serializer=lepton_dot_auth_dot_v1_dot_identity__service__pb2.Authorities.SerializeToString,
             ),
             'GetTrustBundle': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTrustBundle,
@@ -196,6 +250,87 @@ class IdentityService:
             '/lepton.auth.v1.IdentityService/RenewCertificate',
             lepton_dot_auth_dot_v1_dot_identity__service__pb2.RenewCertificateRequest.SerializeToString,
             lepton_dot_auth_dot_v1_dot_identity__service__pb2.Certificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueServingCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.IdentityService/IssueServingCertificate',
+            lepton_dot_auth_dot_v1_dot_identity__service__pb2.IssueServingCertificateRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_identity__service__pb2.Certificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.IdentityService/RotateAuthority',
+            lepton_dot_auth_dot_v1_dot_identity__service__pb2.RotateAuthorityRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_identity__service__pb2.Authorities.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuthorities(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.auth.v1.IdentityService/ListAuthorities',
+            lepton_dot_auth_dot_v1_dot_identity__service__pb2.ListAuthoritiesRequest.SerializeToString,
+            lepton_dot_auth_dot_v1_dot_identity__service__pb2.Authorities.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,17 @@ class IdentityServiceStub:
     """
     RenewCertificate: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.RenewCertificateRequest, _identity_service_pb2.Certificate]
     """Issues a new certificate for the identity that the caller proves by its present one."""
+    IssueServingCertificate: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.IssueServingCertificateRequest, _identity_service_pb2.Certificate]
+    """Issues a certificate for the model servers of the calling agent's node: `spiffe://.../replica/{node}`. It proves a server only, under
+    the name `{node}.replica.lepton.local`, and opens nothing in the mesh.
+    """
+    RotateAuthority: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.RotateAuthorityRequest, _identity_service_pb2.Authorities]
+    """Makes a new root authority. It is trusted at once, signs after `overlap`, and the former is trusted for `overlap` more; nothing is
+    interrupted when everybody renews, and gets the trust bundle, within that time.
+    Errors: FAILED_PRECONDITION (AUTHORITY_ROTATING), INVALID_ARGUMENT.
+    """
+    ListAuthorities: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ListAuthoritiesRequest, _identity_service_pb2.Authorities]
+    """The root authorities that are trusted now, and which of them signs."""
     GetTrustBundle: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.GetTrustBundleRequest, _identity_service_pb2.TrustBundle]
     """The certificates of the authorities that members of the mesh trust."""
 
@@ -57,6 +68,17 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """
     RenewCertificate: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.RenewCertificateRequest, _identity_service_pb2.Certificate]  # type: ignore[assignment]
     """Issues a new certificate for the identity that the caller proves by its present one."""
+    IssueServingCertificate: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.IssueServingCertificateRequest, _identity_service_pb2.Certificate]  # type: ignore[assignment]
+    """Issues a certificate for the model servers of the calling agent's node: `spiffe://.../replica/{node}`. It proves a server only, under
+    the name `{node}.replica.lepton.local`, and opens nothing in the mesh.
+    """
+    RotateAuthority: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.RotateAuthorityRequest, _identity_service_pb2.Authorities]  # type: ignore[assignment]
+    """Makes a new root authority. It is trusted at once, signs after `overlap`, and the former is trusted for `overlap` more; nothing is
+    interrupted when everybody renews, and gets the trust bundle, within that time.
+    Errors: FAILED_PRECONDITION (AUTHORITY_ROTATING), INVALID_ARGUMENT.
+    """
+    ListAuthorities: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ListAuthoritiesRequest, _identity_service_pb2.Authorities]  # type: ignore[assignment]
+    """The root authorities that are trusted now, and which of them signs."""
     GetTrustBundle: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.GetTrustBundleRequest, _identity_service_pb2.TrustBundle]  # type: ignore[assignment]
     """The certificates of the authorities that members of the mesh trust."""
 
@@ -88,6 +110,35 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_service_pb2.Certificate, _abc.Awaitable[_identity_service_pb2.Certificate]]:
         """Issues a new certificate for the identity that the caller proves by its present one."""
+
+    @_abc_1.abstractmethod
+    def IssueServingCertificate(
+        self,
+        request: _identity_service_pb2.IssueServingCertificateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.Certificate, _abc.Awaitable[_identity_service_pb2.Certificate]]:
+        """Issues a certificate for the model servers of the calling agent's node: `spiffe://.../replica/{node}`. It proves a server only, under
+        the name `{node}.replica.lepton.local`, and opens nothing in the mesh.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateAuthority(
+        self,
+        request: _identity_service_pb2.RotateAuthorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.Authorities, _abc.Awaitable[_identity_service_pb2.Authorities]]:
+        """Makes a new root authority. It is trusted at once, signs after `overlap`, and the former is trusted for `overlap` more; nothing is
+        interrupted when everybody renews, and gets the trust bundle, within that time.
+        Errors: FAILED_PRECONDITION (AUTHORITY_ROTATING), INVALID_ARGUMENT.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuthorities(
+        self,
+        request: _identity_service_pb2.ListAuthoritiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.Authorities, _abc.Awaitable[_identity_service_pb2.Authorities]]:
+        """The root authorities that are trusted now, and which of them signs."""
 
     @_abc_1.abstractmethod
     def GetTrustBundle(

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from lepton.policy.v1 import condition_pb2 as lepton_dot_policy_dot_v1_dot_condition__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lepton/auth/v1/role_binding.proto\x12\x0elepton.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x02\n\x0bRoleBinding\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12@\n\x04role\x18\x03 \x01(\tB2\xe2\x41\x01\x02\xbaH+r)2\'^roles/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\"\n\x07members\x18\x04 \x03(\tB\x11\xe2\x41\x01\x02\xbaH\n\x92\x01\x07\x08\x01\x10\xe8\x07\x18\x01\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x08resource\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lepton/auth/v1/role_binding.proto\x12\x0elepton.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a lepton/policy/v1/condition.proto\"\xb1\x02\n\x0bRoleBinding\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12@\n\x04role\x18\x03 \x01(\tB2\xe2\x41\x01\x02\xbaH+r)2\'^roles/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\"\n\x07members\x18\x04 \x03(\tB\x11\xe2\x41\x01\x02\xbaH\n\x92\x01\x07\x08\x01\x10\xe8\x07\x18\x01\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x08resource\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12.\n\tcondition\x18\n \x01(\x0b\x32\x1b.lepton.policy.v1.Conditionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,6 +49,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROLEBINDING'].fields_by_name['etag']._serialized_options = b'\342A\001\003'
   _globals['_ROLEBINDING'].fields_by_name['resource']._loaded_options = None
   _globals['_ROLEBINDING'].fields_by_name['resource']._serialized_options = b'\272H\005r\003\030\200\004'
-  _globals['_ROLEBINDING']._serialized_start=149
-  _globals['_ROLEBINDING']._serialized_end=406
+  _globals['_ROLEBINDING']._serialized_start=183
+  _globals['_ROLEBINDING']._serialized_end=488
 # @@protoc_insertion_point(module_scope)

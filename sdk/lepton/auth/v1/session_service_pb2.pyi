@@ -27,27 +27,91 @@ class SignInRequest(_message.Message):
 
     PASSWORD_FIELD_NUMBER: _builtins.int
     API_KEY_FIELD_NUMBER: _builtins.int
+    ID_TOKEN_FIELD_NUMBER: _builtins.int
+    WORKLOAD_FIELD_NUMBER: _builtins.int
     api_key: _builtins.str
     """A service account's API key."""
     @_builtins.property
     def password(self) -> Global___PasswordCredential:
         """A user's name and password."""
 
+    @_builtins.property
+    def id_token(self) -> Global___IdTokenCredential:
+        """A person's ID token."""
+
+    @_builtins.property
+    def workload(self) -> Global___WorkloadCredential:
+        """An ID token of a program that a service account trusts."""
+
     def __init__(
         self,
         *,
         password: Global___PasswordCredential | None = ...,
         api_key: _builtins.str = ...,
+        id_token: Global___IdTokenCredential | None = ...,
+        workload: Global___WorkloadCredential | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "credential", b"credential", "password", b"password"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "credential", b"credential", "id_token", b"id_token", "password", b"password", "workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "credential", b"credential", "password", b"password"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "credential", b"credential", "id_token", b"id_token", "password", b"password", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_credential: _TypeAlias = _typing.Literal["password", "api_key"]  # noqa: Y015
+    _WhichOneofReturnType_credential: _TypeAlias = _typing.Literal["password", "api_key", "id_token", "workload"]  # noqa: Y015
     _WhichOneofArgType_credential: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_credential) -> _WhichOneofReturnType_credential | None: ...
 
 Global___SignInRequest: _TypeAlias = SignInRequest  # noqa: Y015
+
+@_typing.final
+class IdTokenCredential(_message.Message):
+    """What an OpenID provider says of a person, for Lepton's client there. Each is exchanged once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_TOKEN_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    id_token: _builtins.str
+    """The ID token (OpenID Connect Core 1.0, section 2)."""
+    nonce: _builtins.str
+    """The nonce that the client sent to the provider; it must be the token's, and empty for a token without one."""
+    def __init__(
+        self,
+        *,
+        id_token: _builtins.str = ...,
+        nonce: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id_token", b"id_token", "nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IdTokenCredential: _TypeAlias = IdTokenCredential  # noqa: Y015
+
+@_typing.final
+class WorkloadCredential(_message.Message):
+    """What a CI system or a cluster says of a program that runs there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_ACCOUNT_FIELD_NUMBER: _builtins.int
+    ID_TOKEN_FIELD_NUMBER: _builtins.int
+    service_account: _builtins.str
+    """`projects/{project}/serviceAccounts/{service_account}`: whom to sign in as."""
+    id_token: _builtins.str
+    """The ID token."""
+    def __init__(
+        self,
+        *,
+        service_account: _builtins.str = ...,
+        id_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id_token", b"id_token", "service_account", b"service_account"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkloadCredential: _TypeAlias = WorkloadCredential  # noqa: Y015
 
 @_typing.final
 class PasswordCredential(_message.Message):
@@ -91,7 +155,7 @@ class Session(_message.Message):
     access_token: _builtins.str
     """An EdDSA-signed JWT for the `authorization: Bearer` header of every call."""
     refresh_token: _builtins.str
-    """Exchanged for the next session by RefreshSession. Empty when signed in by API key: sign in again with the key."""
+    """Exchanged for the next session by RefreshSession. Empty for service accounts: sign in again with the key or token."""
     @_builtins.property
     def access_expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the access token stops working."""
@@ -295,7 +359,9 @@ class RevokeAccessRequest(_message.Message):
     session: _builtins.str
     """Those of a session, by their `sid`."""
     principal: _builtins.str
-    """All that a principal holds: `users/{user}` or a service account. A user's refresh tokens are refused as well."""
+    """All that a principal holds: `users/{user}` or a service account. A user's refresh tokens are refused as well.
+    Or a member of the mesh by its SPIFFE id: the certificates that it has now are refused, and not renewed.
+    """
     def __init__(
         self,
         *,

@@ -82,7 +82,9 @@ class SessionServiceServicer:
     """
 
     def SignIn(self, request, context):
-        """Signs in with a password or an API key. Errors: UNAUTHENTICATED (SIGN_IN_FAILED, the same for every cause).
+        """Signs in with a password, an API key, or an ID token that an OpenID provider issued. Errors: UNAUTHENTICATED
+        (SIGN_IN_FAILED, the same for every cause), RESOURCE_EXHAUSTED (SIGN_IN_THROTTLED, SIGN_IN_BUSY), UNAVAILABLE
+        (PROVIDER_UNAVAILABLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,10 @@ class SessionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     SignIn: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.SignInRequest, _session_service_pb2.Session]
-    """Signs in with a password or an API key. Errors: UNAUTHENTICATED (SIGN_IN_FAILED, the same for every cause)."""
+    """Signs in with a password, an API key, or an ID token that an OpenID provider issued. Errors: UNAUTHENTICATED
+    (SIGN_IN_FAILED, the same for every cause), RESOURCE_EXHAUSTED (SIGN_IN_THROTTLED, SIGN_IN_BUSY), UNAVAILABLE
+    (PROVIDER_UNAVAILABLE).
+    """
     RefreshSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RefreshSessionRequest, _session_service_pb2.Session]
     """Exchanges a refresh token for a new session; the refresh token given is used up."""
     SignOut: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.SignOutRequest, _session_service_pb2.SignOutResponse]
@@ -60,7 +63,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SignIn: _aio.UnaryUnaryMultiCallable[_session_service_pb2.SignInRequest, _session_service_pb2.Session]  # type: ignore[assignment]
-    """Signs in with a password or an API key. Errors: UNAUTHENTICATED (SIGN_IN_FAILED, the same for every cause)."""
+    """Signs in with a password, an API key, or an ID token that an OpenID provider issued. Errors: UNAUTHENTICATED
+    (SIGN_IN_FAILED, the same for every cause), RESOURCE_EXHAUSTED (SIGN_IN_THROTTLED, SIGN_IN_BUSY), UNAVAILABLE
+    (PROVIDER_UNAVAILABLE).
+    """
     RefreshSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RefreshSessionRequest, _session_service_pb2.Session]  # type: ignore[assignment]
     """Exchanges a refresh token for a new session; the refresh token given is used up."""
     SignOut: _aio.UnaryUnaryMultiCallable[_session_service_pb2.SignOutRequest, _session_service_pb2.SignOutResponse]  # type: ignore[assignment]
@@ -89,7 +95,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.SignInRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.Session, _abc.Awaitable[_session_service_pb2.Session]]:
-        """Signs in with a password or an API key. Errors: UNAUTHENTICATED (SIGN_IN_FAILED, the same for every cause)."""
+        """Signs in with a password, an API key, or an ID token that an OpenID provider issued. Errors: UNAUTHENTICATED
+        (SIGN_IN_FAILED, the same for every cause), RESOURCE_EXHAUSTED (SIGN_IN_THROTTLED, SIGN_IN_BUSY), UNAVAILABLE
+        (PROVIDER_UNAVAILABLE).
+        """
 
     @_abc_1.abstractmethod
     def RefreshSession(

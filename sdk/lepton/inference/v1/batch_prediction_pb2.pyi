@@ -116,6 +116,7 @@ class BatchPrediction(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
+    CREATOR_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
@@ -148,6 +149,8 @@ class BatchPrediction(_message.Message):
     """`projects/{project}/batchPredictions/{batch_prediction}`."""
     uid: _builtins.str
     """Unique for all time."""
+    creator: _builtins.str
+    """Who asked for it: `users/{user}` or a service account, whose limits it counts for."""
     display_name: _builtins.str
     """What people call it."""
     model_version: _builtins.str
@@ -227,6 +230,7 @@ class BatchPrediction(_message.Message):
         *,
         name: _builtins.str = ...,
         uid: _builtins.str = ...,
+        creator: _builtins.str = ...,
         display_name: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         model_version: _builtins.str = ...,
@@ -258,7 +262,7 @@ class BatchPrediction(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "input", b"input", "progress", b"progress", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_rows", b"bad_rows", "batch_size", b"batch_size", "cpu_milli", b"cpu_milli", "create_time", b"create_time", "display_name", b"display_name", "end_time", b"end_time", "etag", b"etag", "input", b"input", "labels", b"labels", "manifest", b"manifest", "max_bad_rows", b"max_bad_rows", "max_retries", b"max_retries", "max_workers", b"max_workers", "memory_bytes", b"memory_bytes", "message", b"message", "model_version", b"model_version", "name", b"name", "output_format", b"output_format", "plan", b"plan", "pools", b"pools", "priority", b"priority", "progress", b"progress", "queue", b"queue", "shard_rows", b"shard_rows", "start_time", b"start_time", "state", b"state", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_rows", b"bad_rows", "batch_size", b"batch_size", "cpu_milli", b"cpu_milli", "create_time", b"create_time", "creator", b"creator", "display_name", b"display_name", "end_time", b"end_time", "etag", b"etag", "input", b"input", "labels", b"labels", "manifest", b"manifest", "max_bad_rows", b"max_bad_rows", "max_retries", b"max_retries", "max_workers", b"max_workers", "memory_bytes", b"memory_bytes", "message", b"message", "model_version", b"model_version", "name", b"name", "output_format", b"output_format", "plan", b"plan", "pools", b"pools", "priority", b"priority", "progress", b"progress", "queue", b"queue", "shard_rows", b"shard_rows", "start_time", b"start_time", "state", b"state", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -72,6 +72,7 @@ class Deployment(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
+    CREATOR_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
@@ -108,6 +109,8 @@ class Deployment(_message.Message):
     """`projects/{project}/deployments/{deployment}`."""
     uid: _builtins.str
     """Unique for all time."""
+    creator: _builtins.str
+    """Who asked for it: `users/{user}` or a service account, whose limits it counts for."""
     display_name: _builtins.str
     """What people call it."""
     model_version: _builtins.str
@@ -203,6 +206,7 @@ class Deployment(_message.Message):
         *,
         name: _builtins.str = ...,
         uid: _builtins.str = ...,
+        creator: _builtins.str = ...,
         display_name: _builtins.str = ...,
         model_version: _builtins.str = ...,
         replicas: _builtins.int = ...,
@@ -238,7 +242,7 @@ class Deployment(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "create_time", b"create_time", "limits", b"limits", "pipeline", b"pipeline", "ready_time", b"ready_time", "rollout", b"rollout", "scaling", b"scaling", "serving", b"serving", "strategy", b"strategy", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "cpu_milli", b"cpu_milli", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "gateway", b"gateway", "latest_revision", b"latest_revision", "limits", b"limits", "memory_bytes", b"memory_bytes", "message", b"message", "min_replicas", b"min_replicas", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "pipeline", b"pipeline", "pools", b"pools", "priority", b"priority", "queue", b"queue", "ready_replicas", b"ready_replicas", "ready_time", b"ready_time", "replica_states", b"replica_states", "replicas", b"replicas", "repository", b"repository", "revision", b"revision", "revision_history_limit", b"revision_history_limit", "rollout", b"rollout", "scaling", b"scaling", "serving", b"serving", "state", b"state", "strategy", b"strategy", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "cpu_milli", b"cpu_milli", "create_time", b"create_time", "creator", b"creator", "display_name", b"display_name", "etag", b"etag", "gateway", b"gateway", "latest_revision", b"latest_revision", "limits", b"limits", "memory_bytes", b"memory_bytes", "message", b"message", "min_replicas", b"min_replicas", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "pipeline", b"pipeline", "pools", b"pools", "priority", b"priority", "queue", b"queue", "ready_replicas", b"ready_replicas", "ready_time", b"ready_time", "replica_states", b"replica_states", "replicas", b"replicas", "repository", b"repository", "revision", b"revision", "revision_history_limit", b"revision_history_limit", "rollout", b"rollout", "scaling", b"scaling", "serving", b"serving", "state", b"state", "strategy", b"strategy", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

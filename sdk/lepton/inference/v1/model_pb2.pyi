@@ -270,6 +270,7 @@ class ModelVersion(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    CREATOR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/models/{model}/versions/{number}`."""
     uid: _builtins.str
@@ -284,6 +285,8 @@ class ModelVersion(_message.Message):
     """Changed by TransitionModelVersionStage."""
     size_bytes: _builtins.int
     """Bytes of all its files."""
+    creator: _builtins.str
+    """Who has registered it: a principal's name, or a SPIFFE id."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
         """What the model takes."""
@@ -344,10 +347,11 @@ class ModelVersion(_message.Message):
         size_bytes: _builtins.int = ...,
         files: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        creator: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "lineage", b"lineage", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "etag", b"etag", "files", b"files", "forms", b"forms", "inputs", b"inputs", "lineage", b"lineage", "metrics", b"metrics", "name", b"name", "outputs", b"outputs", "package", b"package", "quarantine", b"quarantine", "size_bytes", b"size_bytes", "stage", b"stage", "tags", b"tags", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator", b"creator", "description", b"description", "etag", b"etag", "files", b"files", "forms", b"forms", "inputs", b"inputs", "lineage", b"lineage", "metrics", b"metrics", "name", b"name", "outputs", b"outputs", "package", b"package", "quarantine", b"quarantine", "size_bytes", b"size_bytes", "stage", b"stage", "tags", b"tags", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

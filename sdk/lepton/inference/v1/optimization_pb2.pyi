@@ -98,6 +98,7 @@ class Optimization(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
+    CREATOR_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     RULE_FIELD_NUMBER: _builtins.int
@@ -129,6 +130,8 @@ class Optimization(_message.Message):
     """`projects/{project}/models/{model}/optimizations/{optimization}`."""
     uid: _builtins.str
     """Unique for all time."""
+    creator: _builtins.str
+    """Who asked for it: `users/{user}` or a service account, whose limits it counts for."""
     display_name: _builtins.str
     """What people call it."""
     model_version: _builtins.str
@@ -210,6 +213,7 @@ class Optimization(_message.Message):
         *,
         name: _builtins.str = ...,
         uid: _builtins.str = ...,
+        creator: _builtins.str = ...,
         display_name: _builtins.str = ...,
         model_version: _builtins.str = ...,
         rule: Global___OptimizationRule | None = ...,
@@ -240,7 +244,7 @@ class Optimization(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "original", b"original", "rule", b"rule", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "create_time", b"create_time", "dataset", b"dataset", "device_models", b"device_models", "display_name", b"display_name", "end_time", b"end_time", "epochs", b"epochs", "etag", b"etag", "memory_bytes", b"memory_bytes", "message", b"message", "model_version", b"model_version", "name", b"name", "original", b"original", "package", b"package", "percent", b"percent", "pools", b"pools", "priority", b"priority", "proposed", b"proposed", "proposed_package", b"proposed_package", "queue", b"queue", "rule", b"rule", "seed", b"seed", "state", b"state", "target", b"target", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time", "variant_states", b"variant_states", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "create_time", b"create_time", "creator", b"creator", "dataset", b"dataset", "device_models", b"device_models", "display_name", b"display_name", "end_time", b"end_time", "epochs", b"epochs", "etag", b"etag", "memory_bytes", b"memory_bytes", "message", b"message", "model_version", b"model_version", "name", b"name", "original", b"original", "package", b"package", "percent", b"percent", "pools", b"pools", "priority", b"priority", "proposed", b"proposed", "proposed_package", b"proposed_package", "queue", b"queue", "rule", b"rule", "seed", b"seed", "state", b"state", "target", b"target", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time", "variant_states", b"variant_states", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

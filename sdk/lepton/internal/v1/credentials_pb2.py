@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$lepton/internal/v1/credentials.proto\x12\x12lepton.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\">\n\tSealedKey\x12\x0e\n\x06kek_id\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x12\n\nciphertext\x18\x03 \x01(\x0c\"Z\n\x0f\x41uthorityRecord\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x32\n\x0bprivate_key\x18\x02 \x01(\x0b\x32\x1d.lepton.internal.v1.SealedKey\"\x98\x01\n\x10SigningKeyRecord\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x32\n\x0bprivate_key\x18\x03 \x01(\x0b\x32\x1d.lepton.internal.v1.SealedKey\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\x0ePasswordRecord\x12\x0c\n\x04hash\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"/\n\x0c\x41piKeySecret\x12\x0f\n\x07\x61pi_key\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"h\n\x0fJoinTokenRecord\x12\x13\n\x0bspiffe_path\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63reator\x18\x03 \x01(\t\"\x98\x01\n\rSessionRecord\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$lepton/internal/v1/credentials.proto\x12\x12lepton.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\">\n\tSealedKey\x12\x0e\n\x06kek_id\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x12\n\nciphertext\x18\x03 \x01(\x0c\"\xce\x02\n\x0f\x41uthorityRecord\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x32\n\x0bprivate_key\x18\x02 \x01(\x0b\x32\x1d.lepton.internal.v1.SealedKey\x12\x36\n\x04next\x18\x03 \x01(\x0b\x32(.lepton.internal.v1.AuthorityRecord.Next\x1a\xb9\x01\n\x04Next\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x32\n\x0bprivate_key\x18\x02 \x01(\x0b\x32\x1d.lepton.internal.v1.SealedKey\x12-\n\tsign_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x15\x66ormer_trust_end_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x98\x01\n\x10SigningKeyRecord\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x32\n\x0bprivate_key\x18\x03 \x01(\x0b\x32\x1d.lepton.internal.v1.SealedKey\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\x0ePasswordRecord\x12\x0c\n\x04hash\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"/\n\x0c\x41piKeySecret\x12\x0f\n\x07\x61pi_key\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"h\n\x0fJoinTokenRecord\x12\x13\n\x0bspiffe_path\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63reator\x18\x03 \x01(\t\"\x98\x01\n\rSessionRecord\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,16 +34,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SEALEDKEY']._serialized_start=93
   _globals['_SEALEDKEY']._serialized_end=155
-  _globals['_AUTHORITYRECORD']._serialized_start=157
-  _globals['_AUTHORITYRECORD']._serialized_end=247
-  _globals['_SIGNINGKEYRECORD']._serialized_start=250
-  _globals['_SIGNINGKEYRECORD']._serialized_end=402
-  _globals['_PASSWORDRECORD']._serialized_start=404
-  _globals['_PASSWORDRECORD']._serialized_end=483
-  _globals['_APIKEYSECRET']._serialized_start=485
-  _globals['_APIKEYSECRET']._serialized_end=532
-  _globals['_JOINTOKENRECORD']._serialized_start=534
-  _globals['_JOINTOKENRECORD']._serialized_end=638
-  _globals['_SESSIONRECORD']._serialized_start=641
-  _globals['_SESSIONRECORD']._serialized_end=793
+  _globals['_AUTHORITYRECORD']._serialized_start=158
+  _globals['_AUTHORITYRECORD']._serialized_end=492
+  _globals['_AUTHORITYRECORD_NEXT']._serialized_start=307
+  _globals['_AUTHORITYRECORD_NEXT']._serialized_end=492
+  _globals['_SIGNINGKEYRECORD']._serialized_start=495
+  _globals['_SIGNINGKEYRECORD']._serialized_end=647
+  _globals['_PASSWORDRECORD']._serialized_start=649
+  _globals['_PASSWORDRECORD']._serialized_end=728
+  _globals['_APIKEYSECRET']._serialized_start=730
+  _globals['_APIKEYSECRET']._serialized_end=777
+  _globals['_JOINTOKENRECORD']._serialized_start=779
+  _globals['_JOINTOKENRECORD']._serialized_end=883
+  _globals['_SESSIONRECORD']._serialized_start=886
+  _globals['_SESSIONRECORD']._serialized_end=1038
 # @@protoc_insertion_point(module_scope)

@@ -53,23 +53,67 @@ class AuthorityRecord(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class Next(_message.Message):
+        """Its successor."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CERTIFICATE_FIELD_NUMBER: _builtins.int
+        PRIVATE_KEY_FIELD_NUMBER: _builtins.int
+        SIGN_TIME_FIELD_NUMBER: _builtins.int
+        FORMER_TRUST_END_TIME_FIELD_NUMBER: _builtins.int
+        certificate: _builtins.bytes
+        """Its certificate, DER."""
+        @_builtins.property
+        def private_key(self) -> Global___SealedKey:
+            """Its private key, PKCS#8 DER."""
+
+        @_builtins.property
+        def sign_time(self) -> _timestamp_pb2.Timestamp:
+            """From when on it signs; trusted it is at once."""
+
+        @_builtins.property
+        def former_trust_end_time(self) -> _timestamp_pb2.Timestamp:
+            """Until when the former is trusted."""
+
+        def __init__(
+            self,
+            *,
+            certificate: _builtins.bytes = ...,
+            private_key: Global___SealedKey | None = ...,
+            sign_time: _timestamp_pb2.Timestamp | None = ...,
+            former_trust_end_time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["former_trust_end_time", b"former_trust_end_time", "private_key", b"private_key", "sign_time", b"sign_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "former_trust_end_time", b"former_trust_end_time", "private_key", b"private_key", "sign_time", b"sign_time"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     PRIVATE_KEY_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
     certificate: _builtins.bytes
     """Its certificate, DER."""
     @_builtins.property
     def private_key(self) -> Global___SealedKey:
         """Its private key, PKCS#8 DER."""
 
+    @_builtins.property
+    def next(self) -> Global___AuthorityRecord.Next:
+        """Set while the authority is being replaced, and after that until the next one is."""
+
     def __init__(
         self,
         *,
         certificate: _builtins.bytes = ...,
         private_key: Global___SealedKey | None = ...,
+        next: Global___AuthorityRecord.Next | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["private_key", b"private_key"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next", b"next", "private_key", b"private_key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "private_key", b"private_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "next", b"next", "private_key", b"private_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ from lepton.scheduler.v1 import program_pb2 as lepton_dot_scheduler_dot_v1_dot_p
 from lepton.scheduler.v1 import workload_pb2 as lepton_dot_scheduler_dot_v1_dot_workload__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%lepton/internal/v1/model_server.proto\x12\x12lepton.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dlepton/policy/v1/policy.proto\x1a!lepton/scheduler/v1/program.proto\x1a\"lepton/scheduler/v1/workload.proto\"\x8f\x01\n\x12ServeModelsRequest\x12\x35\n\x05hello\x18\x01 \x01(\x0b\x32$.lepton.internal.v1.ModelServerHelloH\x00\x12\x37\n\x06report\x18\x02 \x01(\x0b\x32%.lepton.internal.v1.ModelServerReportH\x00\x42\t\n\x07message\"E\n\x10ModelServerHello\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\r\n\x05slice\x18\x02 \x01(\x05\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\"D\n\x11ModelServerReport\x12/\n\x06models\x18\x01 \x03(\x0b\x32\x1f.lepton.internal.v1.ModelReport\"\xf5\x01\n\x0bModelReport\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32%.lepton.internal.v1.ModelReport.State\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06idle_s\x18\x04 \x01(\x01\x12\x18\n\x10\x63\x61lls_per_minute\x18\x05 \x01(\x01\x12\x0f\n\x07problem\x18\x06 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x07 \x01(\t\"C\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07LOADING\x10\x01\x12\n\n\x06LOADED\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\"G\n\x13ServeModelsResponse\x12\x30\n\x06models\x18\x01 \x03(\x0b\x32 .lepton.internal.v1.DesiredModel\"K\n\x0c\x44\x65siredModel\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x05model\x18\x02 \x01(\x0b\x32 .lepton.scheduler.v1.ServedModel\"\xec\x02\n\x0bSharedModel\x12/\n\x08workload\x18\x01 \x01(\x0b\x32\x1d.lepton.scheduler.v1.Workload\x12\x0e\n\x06wanted\x18\x02 \x01(\x08\x12\x36\n\nplacements\x18\x03 \x03(\x0b\x32\".lepton.internal.v1.ModelPlacement\x12\x31\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x1f.lepton.internal.v1.LoadFailure\x12\x31\n\rlast_use_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63\x61lls_per_minute\x18\x06 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x07 \x01(\x03\x12\x0f\n\x07message\x18\x08 \x01(\t\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\"\xa0\x01\n\x0eModelPlacement\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12/\n\x0b\x61ssign_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tload_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\"Z\n\x0bLoadFailure\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07problem\x18\x03 \x01(\t2\x85\x01\n\x12ModelServerService\x12o\n\x0bServeModels\x12&.lepton.internal.v1.ServeModelsRequest\x1a\'.lepton.internal.v1.ServeModelsResponse\"\x0b\xa2\xbb\x18\x07\"\x05\x61gent(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%lepton/internal/v1/model_server.proto\x12\x12lepton.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dlepton/policy/v1/policy.proto\x1a!lepton/scheduler/v1/program.proto\x1a\"lepton/scheduler/v1/workload.proto\"\x8f\x01\n\x12ServeModelsRequest\x12\x35\n\x05hello\x18\x01 \x01(\x0b\x32$.lepton.internal.v1.ModelServerHelloH\x00\x12\x37\n\x06report\x18\x02 \x01(\x0b\x32%.lepton.internal.v1.ModelServerReportH\x00\x42\t\n\x07message\"E\n\x10ModelServerHello\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\r\n\x05slice\x18\x02 \x01(\x05\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\"D\n\x11ModelServerReport\x12/\n\x06models\x18\x01 \x03(\x0b\x32\x1f.lepton.internal.v1.ModelReport\"\x8c\x02\n\x0bModelReport\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32%.lepton.internal.v1.ModelReport.State\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06idle_s\x18\x04 \x01(\x01\x12\x18\n\x10\x63\x61lls_per_minute\x18\x05 \x01(\x01\x12\x0f\n\x07problem\x18\x06 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x07 \x01(\t\x12\x15\n\ris_mutual_tls\x18\x08 \x01(\x08\"C\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07LOADING\x10\x01\x12\n\n\x06LOADED\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\"G\n\x13ServeModelsResponse\x12\x30\n\x06models\x18\x01 \x03(\x0b\x32 .lepton.internal.v1.DesiredModel\"K\n\x0c\x44\x65siredModel\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x05model\x18\x02 \x01(\x0b\x32 .lepton.scheduler.v1.ServedModel\"\xec\x02\n\x0bSharedModel\x12/\n\x08workload\x18\x01 \x01(\x0b\x32\x1d.lepton.scheduler.v1.Workload\x12\x0e\n\x06wanted\x18\x02 \x01(\x08\x12\x36\n\nplacements\x18\x03 \x03(\x0b\x32\".lepton.internal.v1.ModelPlacement\x12\x31\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x1f.lepton.internal.v1.LoadFailure\x12\x31\n\rlast_use_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63\x61lls_per_minute\x18\x06 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x07 \x01(\x03\x12\x0f\n\x07message\x18\x08 \x01(\t\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\"\xb7\x01\n\x0eModelPlacement\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12/\n\x0b\x61ssign_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tload_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12\x15\n\ris_mutual_tls\x18\x06 \x01(\x08\"Z\n\x0bLoadFailure\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07problem\x18\x03 \x01(\t2\x85\x01\n\x12ModelServerService\x12o\n\x0bServeModels\x12&.lepton.internal.v1.ServeModelsRequest\x1a\'.lepton.internal.v1.ServeModelsResponse\"\x0b\xa2\xbb\x18\x07\"\x05\x61gent(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,19 +44,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVERREPORT']._serialized_start=413
   _globals['_MODELSERVERREPORT']._serialized_end=481
   _globals['_MODELREPORT']._serialized_start=484
-  _globals['_MODELREPORT']._serialized_end=729
-  _globals['_MODELREPORT_STATE']._serialized_start=662
-  _globals['_MODELREPORT_STATE']._serialized_end=729
-  _globals['_SERVEMODELSRESPONSE']._serialized_start=731
-  _globals['_SERVEMODELSRESPONSE']._serialized_end=802
-  _globals['_DESIREDMODEL']._serialized_start=804
-  _globals['_DESIREDMODEL']._serialized_end=879
-  _globals['_SHAREDMODEL']._serialized_start=882
-  _globals['_SHAREDMODEL']._serialized_end=1246
-  _globals['_MODELPLACEMENT']._serialized_start=1249
-  _globals['_MODELPLACEMENT']._serialized_end=1409
-  _globals['_LOADFAILURE']._serialized_start=1411
-  _globals['_LOADFAILURE']._serialized_end=1501
-  _globals['_MODELSERVERSERVICE']._serialized_start=1504
-  _globals['_MODELSERVERSERVICE']._serialized_end=1637
+  _globals['_MODELREPORT']._serialized_end=752
+  _globals['_MODELREPORT_STATE']._serialized_start=685
+  _globals['_MODELREPORT_STATE']._serialized_end=752
+  _globals['_SERVEMODELSRESPONSE']._serialized_start=754
+  _globals['_SERVEMODELSRESPONSE']._serialized_end=825
+  _globals['_DESIREDMODEL']._serialized_start=827
+  _globals['_DESIREDMODEL']._serialized_end=902
+  _globals['_SHAREDMODEL']._serialized_start=905
+  _globals['_SHAREDMODEL']._serialized_end=1269
+  _globals['_MODELPLACEMENT']._serialized_start=1272
+  _globals['_MODELPLACEMENT']._serialized_end=1455
+  _globals['_LOADFAILURE']._serialized_start=1457
+  _globals['_LOADFAILURE']._serialized_end=1547
+  _globals['_MODELSERVERSERVICE']._serialized_start=1550
+  _globals['_MODELSERVERSERVICE']._serialized_end=1683
 # @@protoc_insertion_point(module_scope)

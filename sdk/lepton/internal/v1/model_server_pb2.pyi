@@ -148,6 +148,7 @@ class ModelReport(_message.Message):
     CALLS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    IS_MUTUAL_TLS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The model's id, as it was given."""
     state: Global___ModelReport.State.ValueType
@@ -162,6 +163,8 @@ class ModelReport(_message.Message):
     """Why it could not be loaded."""
     engine: _builtins.str
     """What runs it."""
+    is_mutual_tls: _builtins.bool
+    """Whether the server takes mutual TLS only, under its node's name."""
     def __init__(
         self,
         *,
@@ -172,10 +175,11 @@ class ModelReport(_message.Message):
         calls_per_minute: _builtins.float = ...,
         problem: _builtins.str = ...,
         engine: _builtins.str = ...,
+        is_mutual_tls: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_per_minute", b"calls_per_minute", "engine", b"engine", "id", b"id", "idle_s", b"idle_s", "memory_bytes", b"memory_bytes", "problem", b"problem", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_per_minute", b"calls_per_minute", "engine", b"engine", "id", b"id", "idle_s", b"idle_s", "is_mutual_tls", b"is_mutual_tls", "memory_bytes", b"memory_bytes", "problem", b"problem", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -312,12 +316,15 @@ class ModelPlacement(_message.Message):
     ASSIGN_TIME_FIELD_NUMBER: _builtins.int
     LOAD_TIME_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    IS_MUTUAL_TLS_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """The server, by where it answers."""
     node: _builtins.str
     """The server's node."""
     engine: _builtins.str
     """What runs it."""
+    is_mutual_tls: _builtins.bool
+    """Whether the server takes mutual TLS only, under its node's name."""
     @_builtins.property
     def assign_time(self) -> _timestamp_pb2.Timestamp:
         """When the place was given."""
@@ -334,10 +341,11 @@ class ModelPlacement(_message.Message):
         assign_time: _timestamp_pb2.Timestamp | None = ...,
         load_time: _timestamp_pb2.Timestamp | None = ...,
         engine: _builtins.str = ...,
+        is_mutual_tls: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["assign_time", b"assign_time", "load_time", b"load_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assign_time", b"assign_time", "endpoint", b"endpoint", "engine", b"engine", "load_time", b"load_time", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assign_time", b"assign_time", "endpoint", b"endpoint", "engine", b"engine", "is_mutual_tls", b"is_mutual_tls", "load_time", b"load_time", "node", b"node"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

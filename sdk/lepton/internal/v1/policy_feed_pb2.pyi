@@ -7,6 +7,8 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from lepton.auth.v1 import compliance_pb2 as _compliance_pb2
+from lepton.policy.v1 import condition_pb2 as _condition_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -104,6 +106,7 @@ class Policy(_message.Message):
         ROLE_FIELD_NUMBER: _builtins.int
         SCOPE_FIELD_NUMBER: _builtins.int
         MEMBERS_FIELD_NUMBER: _builtins.int
+        CONDITION_FIELD_NUMBER: _builtins.int
         role: _builtins.str
         """`roles/{role}`."""
         scope: _builtins.str
@@ -112,18 +115,68 @@ class Policy(_message.Message):
         def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """The principals."""
 
+        @_builtins.property
+        def condition(self) -> _condition_pb2.Condition:
+            """What it depends on; unset: nothing."""
+
         def __init__(
             self,
             *,
             role: _builtins.str = ...,
             scope: _builtins.str = ...,
             members: _abc.Iterable[_builtins.str] | None = ...,
+            condition: _condition_pb2.Condition | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members", "role", b"role", "scope", b"scope"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "members", b"members", "role", b"role", "scope", b"scope"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Limit(_message.Message):
+        """What principals may use, at the most."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        MEMBERS_FIELD_NUMBER: _builtins.int
+        REQUESTS_PER_S_FIELD_NUMBER: _builtins.int
+        MAX_UNFINISHED_FIELD_NUMBER: _builtins.int
+        MAX_DEVICE_MILLI_FIELD_NUMBER: _builtins.int
+        requests_per_s: _builtins.float
+        """Calls per second to each process of a service; unset: no limit of its own."""
+        max_unfinished: _builtins.int
+        """Jobs, workloads or deployments that have not ended, of each kind; unset: no limit."""
+        max_device_milli: _builtins.int
+        """Thousandths of devices asked for by what has not ended, of each kind; unset: no limit."""
+        @_builtins.property
+        def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Whom it is for; `*`: everybody whom no other limit names."""
+
+        def __init__(
+            self,
+            *,
+            members: _abc.Iterable[_builtins.str] | None = ...,
+            requests_per_s: _builtins.float | None = ...,
+            max_unfinished: _builtins.int | None = ...,
+            max_device_milli: _builtins.int | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_max_device_milli", b"_max_device_milli", "_max_unfinished", b"_max_unfinished", "_requests_per_s", b"_requests_per_s", "max_device_milli", b"max_device_milli", "max_unfinished", b"max_unfinished", "requests_per_s", b"requests_per_s"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_device_milli", b"_max_device_milli", "_max_unfinished", b"_max_unfinished", "_requests_per_s", b"_requests_per_s", "max_device_milli", b"max_device_milli", "max_unfinished", b"max_unfinished", "members", b"members", "requests_per_s", b"requests_per_s"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__max_device_milli: _TypeAlias = _typing.Literal["max_device_milli"]  # noqa: Y015
+        _WhichOneofArgType__max_device_milli: _TypeAlias = _typing.Literal["_max_device_milli", b"_max_device_milli"]  # noqa: Y015
+        _WhichOneofReturnType__max_unfinished: _TypeAlias = _typing.Literal["max_unfinished"]  # noqa: Y015
+        _WhichOneofArgType__max_unfinished: _TypeAlias = _typing.Literal["_max_unfinished", b"_max_unfinished"]  # noqa: Y015
+        _WhichOneofReturnType__requests_per_s: _TypeAlias = _typing.Literal["requests_per_s"]  # noqa: Y015
+        _WhichOneofArgType__requests_per_s: _TypeAlias = _typing.Literal["_requests_per_s", b"_requests_per_s"]  # noqa: Y015
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__max_device_milli) -> _WhichOneofReturnType__max_device_milli | None: ...
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__max_unfinished) -> _WhichOneofReturnType__max_unfinished | None: ...
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_s) -> _WhichOneofReturnType__requests_per_s | None: ...
 
     @_typing.final
     class Revocation(_message.Message):
@@ -165,6 +218,10 @@ class Policy(_message.Message):
     JWKS_JSON_FIELD_NUMBER: _builtins.int
     ISSUER_FIELD_NUMBER: _builtins.int
     AUDIENCE_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    COMPLIANCE_POLICIES_FIELD_NUMBER: _builtins.int
+    COMPLIANCE_EXEMPTIONS_FIELD_NUMBER: _builtins.int
+    DATA_LABELS_FIELD_NUMBER: _builtins.int
     jwks_json: _builtins.str
     """The public keys of access tokens (RFC 7517)."""
     issuer: _builtins.str
@@ -183,6 +240,22 @@ class Policy(_message.Message):
     def revocations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Policy.Revocation]:
         """What is revoked."""
 
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Policy.Limit]:
+        """What principals may use."""
+
+    @_builtins.property
+    def compliance_policies(self) -> _containers.RepeatedCompositeFieldContainer[_compliance_pb2.CompliancePolicy]:
+        """The compliance policies."""
+
+    @_builtins.property
+    def compliance_exemptions(self) -> _containers.RepeatedCompositeFieldContainer[_compliance_pb2.ComplianceExemption]:
+        """Exemptions from them."""
+
+    @_builtins.property
+    def data_labels(self) -> _containers.RepeatedCompositeFieldContainer[_compliance_pb2.DataLabels]:
+        """What is known of data."""
+
     def __init__(
         self,
         *,
@@ -192,10 +265,14 @@ class Policy(_message.Message):
         jwks_json: _builtins.str = ...,
         issuer: _builtins.str = ...,
         audience: _builtins.str = ...,
+        limits: _abc.Iterable[Global___Policy.Limit] | None = ...,
+        compliance_policies: _abc.Iterable[_compliance_pb2.CompliancePolicy] | None = ...,
+        compliance_exemptions: _abc.Iterable[_compliance_pb2.ComplianceExemption] | None = ...,
+        data_labels: _abc.Iterable[_compliance_pb2.DataLabels] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "bindings", b"bindings", "issuer", b"issuer", "jwks_json", b"jwks_json", "revocations", b"revocations", "roles", b"roles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "bindings", b"bindings", "compliance_exemptions", b"compliance_exemptions", "compliance_policies", b"compliance_policies", "data_labels", b"data_labels", "issuer", b"issuer", "jwks_json", b"jwks_json", "limits", b"limits", "revocations", b"revocations", "roles", b"roles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

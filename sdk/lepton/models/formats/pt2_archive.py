@@ -11,7 +11,9 @@ import io
 import json
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import IO, Any, BinaryIO, Final
 
@@ -27,6 +29,11 @@ _COMPILED: Final = ("data/aotinductor/", "data/executorch/", "data/mtia", "xl_mo
 _UNPICKLED: Final = ("custom_obj_", "opaque_obj_")
 _BLOCK: Final = 1 << 20
 _JSON_BYTES: Final = 64 << 20
+# What zipfile raises for an archive that is damaged, encrypted, or packed in a way that it does not know.
+_UNREADABLE: Final = (
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+    *(NotImplementedError, RuntimeError, EOFError, OSError, ValueError, IndexError),
+)
 
 
 def check_pt2(archive: BinaryIO, file: str, *, limits: Limits = LIMITS, is_compiled: bool = False) -> None:
@@ -34,12 +41,13 @@ def check_pt2(archive: BinaryIO, file: str, *, limits: Limits = LIMITS, is_compi
 
     With `is_compiled` it may be an engine (AOTInductor), which holds machine code; without, an exported program alone.
     """
-    for name, info, opened in _entries(archive, file, limits):
-        if name.startswith(_SAMPLES) and info.file_size:
-            raise pickled(f"{file}:{name}", "a pickle of sample inputs, which `lepton models import` leaves out")
-        _check_entry(name, info, opened, file, is_compiled=is_compiled)
-    if not is_compiled:
-        check_program(_program(archive, file), file)
+    with _readable(file):
+        for name, info, opened in _entries(archive, file, limits):
+            if name.startswith(_SAMPLES) and info.file_size:
+                raise pickled(f"{file}:{name}", "a pickle of sample inputs, which `lepton models import` leaves out")
+            _check_entry(name, info, opened, file, is_compiled=is_compiled)
+        if not is_compiled:
+            check_program(_program(archive, file), file)
 
 
 def without_pickles(archive: BinaryIO, file: str, target: BinaryIO, *, limits: Limits = LIMITS) -> list[str]:
@@ -67,21 +75,16 @@ def without_pickles(archive: BinaryIO, file: str, target: BinaryIO, *, limits: L
 
 def _entries(archive: BinaryIO, file: str, limits: Limits) -> Iterator[tuple[str, zipfile.ZipInfo, IO[bytes]]]:
     """Every entry, its name below the archive's own folder; sizes and names are checked before anything is read."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            infos = opened.infolist()
-            _check_directory(infos, file, limits)
-            archive.seek(0, io.SEEK_END)
-            unpacked, size = sum(info.file_size for info in infos), archive.tell()
-            if unpacked > limits.file_bytes or unpacked > limits.ratio * max(size, 1):
-                raise invalid(file, _KIND, f"it unpacks from {size} to {unpacked} bytes")
-            for info in infos:
-                with opened.open(info) as content:
-                    yield info.filename.partition("/")[2], info, content
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
-        if isinstance(error, InvalidArgument):
-            raise
-        raise invalid(file, _KIND, str(error)[:200] or "it is cut off") from error
+    with _readable(file), zipfile.ZipFile(archive) as opened:
+        infos = opened.infolist()
+        _check_directory(infos, file, limits)
+        archive.seek(0, io.SEEK_END)
+        unpacked, size = sum(info.file_size for info in infos), archive.tell()
+        if unpacked > limits.file_bytes or unpacked > limits.ratio * max(size, 1):
+            raise invalid(file, _KIND, f"it unpacks from {size} to {unpacked} bytes")
+        for info in infos:
+            with opened.open(info) as content:
+                yield info.filename.partition("/")[2], info, content
 
 
 def _check_directory(infos: list[zipfile.ZipInfo], file: str, limits: Limits) -> None:
@@ -139,7 +142,7 @@ def _check_config(opened: IO[bytes], info: zipfile.ZipInfo, where: str) -> None:
 
 def _program(archive: BinaryIO, file: str) -> bytes:
     """The one program that torch.export.save has written."""
-    with zipfile.ZipFile(archive) as opened:
+    with _readable(file), zipfile.ZipFile(archive) as opened:
         entries = {info.filename.partition("/")[2]: info for info in opened.infolist()}
         models = [name for name in entries if name.startswith(_MODELS) and name.endswith(".json")]
         if "archive_format" not in entries or len(models) != 1:
@@ -147,6 +150,17 @@ def _program(archive: BinaryIO, file: str) -> bytes:
         if entries[models[0]].file_size > _JSON_BYTES:
             raise invalid(file, _KIND, "its program is too large")
         return opened.read(entries[models[0]])
+
+
+@contextmanager
+def _readable(file: str) -> Iterator[None]:
+    """Makes a refusal of what zipfile raises where it reads."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        if isinstance(error, InvalidArgument):
+            raise
+        raise invalid(file, _KIND, str(error)[:200] or "it is cut off") from error
 
 
 def _align(entry: zipfile.ZipInfo, target: BinaryIO) -> None:

@@ -25,13 +25,13 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlepton/policy/v1/policy.proto\x12\x10lepton.policy.v1\x1a google/protobuf/descriptor.proto\"b\n\x04Rule\x12\x12\n\npermission\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x0e\n\x06public\x18\x03 \x01(\x08\x12\r\n\x05peers\x18\x04 \x03(\t\x12\x15\n\rauthenticated\x18\x05 \x01(\x08:F\n\x04rule\x12\x1e.google.protobuf.MethodOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x16.lepton.policy.v1.Ruleb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlepton/policy/v1/policy.proto\x12\x10lepton.policy.v1\x1a google/protobuf/descriptor.proto\"\x83\x01\n\x04Rule\x12\x12\n\npermission\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x0e\n\x06public\x18\x03 \x01(\x08\x12\r\n\x05peers\x18\x04 \x03(\t\x12\x15\n\rauthenticated\x18\x05 \x01(\x08\x12\r\n\x05pools\x18\n \x01(\t\x12\x10\n\x08priority\x18\x0b \x01(\t:F\n\x04rule\x12\x1e.google.protobuf.MethodOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x16.lepton.policy.v1.Ruleb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lepton.policy.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RULE']._serialized_start=85
-  _globals['_RULE']._serialized_end=183
+  _globals['_RULE']._serialized_start=86
+  _globals['_RULE']._serialized_end=217
 # @@protoc_insertion_point(module_scope)

@@ -31,6 +31,8 @@ class Rule(_message.Message):
     PUBLIC_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
     AUTHENTICATED_FIELD_NUMBER: _builtins.int
+    POOLS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     permission: _builtins.str
     """The permission that the caller needs, `<collection>.<verb>`, for example `jobs.create`."""
     resource: _builtins.str
@@ -41,6 +43,12 @@ class Rule(_message.Message):
     """Anyone may call this method, with or without a token."""
     authenticated: _builtins.bool
     """Any signed-in principal may call this method; what it returns or changes is bounded by who calls."""
+    pools: _builtins.str
+    """Dotted path of the request field that holds the pools asked for, for conditions on bindings. It may lead through repeated
+    fields: then all that they hold counts.
+    """
+    priority: _builtins.str
+    """Dotted path of the request field that holds the priority asked for, in the same way."""
     @_builtins.property
     def peers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Mesh peers that may call this method on the strength of their certificate alone: the last part of a service's SPIFFE id
@@ -55,10 +63,12 @@ class Rule(_message.Message):
         public: _builtins.bool = ...,
         peers: _abc.Iterable[_builtins.str] | None = ...,
         authenticated: _builtins.bool = ...,
+        pools: _builtins.str = ...,
+        priority: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticated", b"authenticated", "peers", b"peers", "permission", b"permission", "public", b"public", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticated", b"authenticated", "peers", b"peers", "permission", b"permission", "pools", b"pools", "priority", b"priority", "public", b"public", "resource", b"resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lepton/scheduler/v1/program.proto\x12\x13lepton.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\"\xba\x01\n\x07Program\x12\x32\n\x05torch\x18\x01 \x01(\x0b\x32!.lepton.scheduler.v1.TorchProgramH\x00\x12\x34\n\x06triton\x18\x02 \x01(\x0b\x32\".lepton.scheduler.v1.TritonProgramH\x00\x12\x36\n\x07process\x18\x03 \x01(\x0b\x32#.lepton.scheduler.v1.ProcessProgramH\x00\x42\r\n\x04kind\x12\x05\xbaH\x02\x08\x01\"\xd2\x02\n\x0cTorchProgram\x12Q\n\x06module\x18\x01 \x01(\tBA\xe2\x41\x01\x02\xbaH:r8\x18\x80\x02\x32\x33^[A-Za-z_][A-Za-z0-9_]*(\\.[A-Za-z_][A-Za-z0-9_]*)*$\x12\x17\n\x04\x61rgv\x18\x02 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x02\x12\x15\n\x03job\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x1c\n\tspec_json\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x10\x12m\n\x0b\x65nvironment\x18\x05 \x03(\x0b\x32\x32.lepton.scheduler.v1.TorchProgram.EnvironmentEntryB$\xbaH!\x9a\x01\x1e\x10@\"\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc1\x01\n\rTritonProgram\x12:\n\x06models\x18\x01 \x03(\x0b\x32 .lepton.scheduler.v1.ServedModelB\x08\xbaH\x05\x92\x01\x02\x10@\x12\x0e\n\x06shared\x18\x02 \x01(\x08:d\xbaHa\x1a_\n\rtriton.models\x12(a server that is not shared needs models\x1a$this.shared || size(this.models) > 0\"\xa8\x01\n\x0bServedModel\x12\x31\n\x04name\x18\x01 \x01(\tB#\xe2\x41\x01\x02\xbaH\x1cr\x1a\x32\x18^[a-z][a-z0-9.-]{0,126}$\x12\x34\n\nrepository\x18\x02 \x01(\tB \xe2\x41\x01\x02\xbaH\x19r\x17\x32\x15^sha256:[0-9a-f]{64}$\x12\x30\n\x06golden\x18\x03 \x01(\tB \xe2\x41\x01\x02\xbaH\x19r\x17\x32\x15^sha256:[0-9a-f]{64}$\"\xd4\x01\n\x0eProcessProgram\x12\x1d\n\x04\x61rgv\x18\x01 \x03(\tB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\x12o\n\x0b\x65nvironment\x18\x02 \x03(\x0b\x32\x34.lepton.scheduler.v1.ProcessProgram.EnvironmentEntryB$\xbaH!\x9a\x01\x1e\x10@\"\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lepton/scheduler/v1/program.proto\x12\x13lepton.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\"\xba\x01\n\x07Program\x12\x32\n\x05torch\x18\x01 \x01(\x0b\x32!.lepton.scheduler.v1.TorchProgramH\x00\x12\x34\n\x06triton\x18\x02 \x01(\x0b\x32\".lepton.scheduler.v1.TritonProgramH\x00\x12\x36\n\x07process\x18\x03 \x01(\x0b\x32#.lepton.scheduler.v1.ProcessProgramH\x00\x42\r\n\x04kind\x12\x05\xbaH\x02\x08\x01\"\x8f\x03\n\x0cTorchProgram\x12Q\n\x06module\x18\x01 \x01(\tBA\xe2\x41\x01\x02\xbaH:r8\x18\x80\x02\x32\x33^[A-Za-z_][A-Za-z0-9_]*(\\.[A-Za-z_][A-Za-z0-9_]*)*$\x12\x17\n\x04\x61rgv\x18\x02 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x02\x12\x15\n\x03job\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x1c\n\tspec_json\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x10\x12m\n\x0b\x65nvironment\x18\x05 \x03(\x0b\x32\x32.lepton.scheduler.v1.TorchProgram.EnvironmentEntryB$\xbaH!\x9a\x01\x1e\x10@\"\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$\x12;\n\x07secrets\x18\x06 \x03(\x0b\x32 .lepton.scheduler.v1.SecretMountB\x08\xbaH\x05\x92\x01\x02\x10 \x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc1\x01\n\rTritonProgram\x12:\n\x06models\x18\x01 \x03(\x0b\x32 .lepton.scheduler.v1.ServedModelB\x08\xbaH\x05\x92\x01\x02\x10@\x12\x0e\n\x06shared\x18\x02 \x01(\x08:d\xbaHa\x1a_\n\rtriton.models\x12(a server that is not shared needs models\x1a$this.shared || size(this.models) > 0\"\xa8\x01\n\x0bServedModel\x12\x31\n\x04name\x18\x01 \x01(\tB#\xe2\x41\x01\x02\xbaH\x1cr\x1a\x32\x18^[a-z][a-z0-9.-]{0,126}$\x12\x34\n\nrepository\x18\x02 \x01(\tB \xe2\x41\x01\x02\xbaH\x19r\x17\x32\x15^sha256:[0-9a-f]{64}$\x12\x30\n\x06golden\x18\x03 \x01(\tB \xe2\x41\x01\x02\xbaH\x19r\x17\x32\x15^sha256:[0-9a-f]{64}$\"\x91\x02\n\x0eProcessProgram\x12\x1d\n\x04\x61rgv\x18\x01 \x03(\tB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\x12o\n\x0b\x65nvironment\x18\x02 \x03(\x0b\x32\x34.lepton.scheduler.v1.ProcessProgram.EnvironmentEntryB$\xbaH!\x9a\x01\x1e\x10@\"\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$\x12;\n\x07secrets\x18\x03 \x03(\x0b\x32 .lepton.scheduler.v1.SecretMountB\x08\xbaH\x05\x92\x01\x02\x10 \x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe6\x01\n\x0bSecretMount\x12\x1c\n\x06secret\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12,\n\x03\x65nv\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$H\x00\x12\x61\n\x04\x66ile\x18\x04 \x01(\tBQ\xbaHNrL2J^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}){0,3}$H\x00\x42\x0e\n\x05place\x12\x05\xbaH\x02\x08\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,6 +47,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TORCHPROGRAM'].fields_by_name['spec_json']._serialized_options = b'\272H\006r\004\030\200\200\020'
   _globals['_TORCHPROGRAM'].fields_by_name['environment']._loaded_options = None
   _globals['_TORCHPROGRAM'].fields_by_name['environment']._serialized_options = b'\272H!\232\001\036\020@\"\032r\0302\026^[A-Z][A-Z0-9_]{0,63}$'
+  _globals['_TORCHPROGRAM'].fields_by_name['secrets']._loaded_options = None
+  _globals['_TORCHPROGRAM'].fields_by_name['secrets']._serialized_options = b'\272H\005\222\001\002\020 '
   _globals['_TRITONPROGRAM'].fields_by_name['models']._loaded_options = None
   _globals['_TRITONPROGRAM'].fields_by_name['models']._serialized_options = b'\272H\005\222\001\002\020@'
   _globals['_TRITONPROGRAM']._loaded_options = None
@@ -63,18 +65,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROCESSPROGRAM'].fields_by_name['argv']._serialized_options = b'\342A\001\002\272H\010\222\001\005\010\001\020\200\002'
   _globals['_PROCESSPROGRAM'].fields_by_name['environment']._loaded_options = None
   _globals['_PROCESSPROGRAM'].fields_by_name['environment']._serialized_options = b'\272H!\232\001\036\020@\"\032r\0302\026^[A-Z][A-Z0-9_]{0,63}$'
+  _globals['_PROCESSPROGRAM'].fields_by_name['secrets']._loaded_options = None
+  _globals['_PROCESSPROGRAM'].fields_by_name['secrets']._serialized_options = b'\272H\005\222\001\002\020 '
+  _globals['_SECRETMOUNT'].oneofs_by_name['place']._loaded_options = None
+  _globals['_SECRETMOUNT'].oneofs_by_name['place']._serialized_options = b'\272H\002\010\001'
+  _globals['_SECRETMOUNT'].fields_by_name['secret']._loaded_options = None
+  _globals['_SECRETMOUNT'].fields_by_name['secret']._serialized_options = b'\342A\001\002\272H\005r\003\030\200\004'
+  _globals['_SECRETMOUNT'].fields_by_name['version']._loaded_options = None
+  _globals['_SECRETMOUNT'].fields_by_name['version']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_SECRETMOUNT'].fields_by_name['env']._loaded_options = None
+  _globals['_SECRETMOUNT'].fields_by_name['env']._serialized_options = b'\272H\032r\0302\026^[A-Z][A-Z0-9_]{0,63}$'
+  _globals['_SECRETMOUNT'].fields_by_name['file']._loaded_options = None
+  _globals['_SECRETMOUNT'].fields_by_name['file']._serialized_options = b'\272HNrL2J^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}){0,3}$'
   _globals['_PROGRAM']._serialized_start=121
   _globals['_PROGRAM']._serialized_end=307
   _globals['_TORCHPROGRAM']._serialized_start=310
-  _globals['_TORCHPROGRAM']._serialized_end=648
-  _globals['_TORCHPROGRAM_ENVIRONMENTENTRY']._serialized_start=598
-  _globals['_TORCHPROGRAM_ENVIRONMENTENTRY']._serialized_end=648
-  _globals['_TRITONPROGRAM']._serialized_start=651
-  _globals['_TRITONPROGRAM']._serialized_end=844
-  _globals['_SERVEDMODEL']._serialized_start=847
-  _globals['_SERVEDMODEL']._serialized_end=1015
-  _globals['_PROCESSPROGRAM']._serialized_start=1018
-  _globals['_PROCESSPROGRAM']._serialized_end=1230
-  _globals['_PROCESSPROGRAM_ENVIRONMENTENTRY']._serialized_start=598
-  _globals['_PROCESSPROGRAM_ENVIRONMENTENTRY']._serialized_end=648
+  _globals['_TORCHPROGRAM']._serialized_end=709
+  _globals['_TORCHPROGRAM_ENVIRONMENTENTRY']._serialized_start=659
+  _globals['_TORCHPROGRAM_ENVIRONMENTENTRY']._serialized_end=709
+  _globals['_TRITONPROGRAM']._serialized_start=712
+  _globals['_TRITONPROGRAM']._serialized_end=905
+  _globals['_SERVEDMODEL']._serialized_start=908
+  _globals['_SERVEDMODEL']._serialized_end=1076
+  _globals['_PROCESSPROGRAM']._serialized_start=1079
+  _globals['_PROCESSPROGRAM']._serialized_end=1352
+  _globals['_PROCESSPROGRAM_ENVIRONMENTENTRY']._serialized_start=659
+  _globals['_PROCESSPROGRAM_ENVIRONMENTENTRY']._serialized_end=709
+  _globals['_SECRETMOUNT']._serialized_start=1355
+  _globals['_SECRETMOUNT']._serialized_end=1585
 # @@protoc_insertion_point(module_scope)

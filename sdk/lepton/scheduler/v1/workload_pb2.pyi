@@ -278,6 +278,7 @@ class Workload(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
+    CREATOR_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
@@ -319,6 +320,8 @@ class Workload(_message.Message):
     """`projects/{project}/workloads/{workload}`."""
     uid: _builtins.str
     """Unique for all time."""
+    creator: _builtins.str
+    """Who asked for it, where that was no service: `users/{user}` or a service account, whose limits it counts for."""
     owner: _builtins.str
     """The resource it runs for, for example `projects/acme/jobs/digits`."""
     kind: Global___Workload.Kind.ValueType
@@ -438,6 +441,7 @@ class Workload(_message.Message):
         *,
         name: _builtins.str = ...,
         uid: _builtins.str = ...,
+        creator: _builtins.str = ...,
         owner: _builtins.str = ...,
         kind: Global___Workload.Kind.ValueType = ...,
         priority: _builtins.int = ...,
@@ -478,7 +482,7 @@ class Workload(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["array", b"array", "assign_time", b"assign_time", "checkpoint_time", b"checkpoint_time", "create_time", b"create_time", "end_time", b"end_time", "failures", b"failures", "quota_reserve_time", b"quota_reserve_time", "restart_policy", b"restart_policy", "start_time", b"start_time", "topology", b"topology", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission_checks", b"admission_checks", "array", b"array", "assign_time", b"assign_time", "checkpoint_time", b"checkpoint_time", "create_time", b"create_time", "disable_preemption", b"disable_preemption", "end_time", b"end_time", "etag", b"etag", "expected_duration_s", b"expected_duration_s", "failures", b"failures", "floating_resources", b"floating_resources", "generation", b"generation", "granted", b"granted", "groups", b"groups", "hold", b"hold", "kind", b"kind", "max_restarts", b"max_restarts", "message", b"message", "name", b"name", "node_selector", b"node_selector", "owner", b"owner", "pending_reason", b"pending_reason", "pools", b"pools", "preemptions", b"preemptions", "priority", b"priority", "queue", b"queue", "quota_reserve_time", b"quota_reserve_time", "restart_policy", b"restart_policy", "restarts", b"restarts", "slices", b"slices", "spread", b"spread", "start_time", b"start_time", "state", b"state", "throughput", b"throughput", "tolerations", b"tolerations", "topology", b"topology", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission_checks", b"admission_checks", "array", b"array", "assign_time", b"assign_time", "checkpoint_time", b"checkpoint_time", "create_time", b"create_time", "creator", b"creator", "disable_preemption", b"disable_preemption", "end_time", b"end_time", "etag", b"etag", "expected_duration_s", b"expected_duration_s", "failures", b"failures", "floating_resources", b"floating_resources", "generation", b"generation", "granted", b"granted", "groups", b"groups", "hold", b"hold", "kind", b"kind", "max_restarts", b"max_restarts", "message", b"message", "name", b"name", "node_selector", b"node_selector", "owner", b"owner", "pending_reason", b"pending_reason", "pools", b"pools", "preemptions", b"preemptions", "priority", b"priority", "queue", b"queue", "quota_reserve_time", b"quota_reserve_time", "restart_policy", b"restart_policy", "restarts", b"restarts", "slices", b"slices", "spread", b"spread", "start_time", b"start_time", "state", b"state", "throughput", b"throughput", "tolerations", b"tolerations", "topology", b"topology", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -104,7 +104,7 @@ class Manifest:
                 tensors={path: _tensor(path, tensor, files) for path, tensor in document.get("tensors", {}).items()},
                 version=2 if document["format"] == FORMAT else 1,
             )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InvalidArgument("CHECKPOINT_INVALID", problem=str(error)) from error
 
     def render(self) -> bytes:

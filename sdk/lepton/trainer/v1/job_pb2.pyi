@@ -153,6 +153,7 @@ class Job(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
+    CREATOR_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     RECIPE_FIELD_NUMBER: _builtins.int
@@ -190,10 +191,13 @@ class Job(_message.Message):
     FAILURE_POLICY_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     STRAGGLERS_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/jobs/{job}`."""
     uid: _builtins.str
     """Unique for all time."""
+    creator: _builtins.str
+    """Who asked for it: `users/{user}` or a service account, whose limits it counts for."""
     display_name: _builtins.str
     """What people call it."""
     dataset: _builtins.str
@@ -310,11 +314,16 @@ class Job(_message.Message):
     def stragglers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Straggler]:
         """Ranks that are slower than the others now, the slowest first."""
 
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___SecretMount]:
+        """The secrets that its ranks are given. Whoever submits it must hold `secrets.use` on each."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         uid: _builtins.str = ...,
+        creator: _builtins.str = ...,
         display_name: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         recipe: Global___Recipe | None = ...,
@@ -352,16 +361,53 @@ class Job(_message.Message):
         failure_policy: Global___FailurePolicy | None = ...,
         failures: _abc.Iterable[Global___JobError] | None = ...,
         stragglers: _abc.Iterable[Global___Straggler] | None = ...,
+        secrets: _abc.Iterable[Global___SecretMount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "checkpoint_policy", b"checkpoint_policy", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "failure_policy", b"failure_policy", "parallelism", b"parallelism", "progress", b"progress", "recipe", b"recipe", "source", b"source", "start_time", b"start_time", "update_time", b"update_time", "workers", b"workers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "checkpoint", b"checkpoint", "checkpoint_policy", b"checkpoint_policy", "create_time", b"create_time", "dataset", b"dataset", "disable_preemption", b"disable_preemption", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "etag", b"etag", "expected_duration_s", b"expected_duration_s", "failure_policy", b"failure_policy", "failures", b"failures", "floating_resources", b"floating_resources", "generation", b"generation", "labels", b"labels", "max_restarts", b"max_restarts", "message", b"message", "metrics", b"metrics", "name", b"name", "node_selector", b"node_selector", "nodes", b"nodes", "package", b"package", "parallelism", b"parallelism", "pools", b"pools", "priority", b"priority", "progress", b"progress", "queue", b"queue", "recipe", b"recipe", "restarts", b"restarts", "source", b"source", "start_time", b"start_time", "state", b"state", "stragglers", b"stragglers", "tolerated_taints", b"tolerated_taints", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time", "workers", b"workers", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "checkpoint", b"checkpoint", "checkpoint_policy", b"checkpoint_policy", "create_time", b"create_time", "creator", b"creator", "dataset", b"dataset", "disable_preemption", b"disable_preemption", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "etag", b"etag", "expected_duration_s", b"expected_duration_s", "failure_policy", b"failure_policy", "failures", b"failures", "floating_resources", b"floating_resources", "generation", b"generation", "labels", b"labels", "max_restarts", b"max_restarts", "message", b"message", "metrics", b"metrics", "name", b"name", "node_selector", b"node_selector", "nodes", b"nodes", "package", b"package", "parallelism", b"parallelism", "pools", b"pools", "priority", b"priority", "progress", b"progress", "queue", b"queue", "recipe", b"recipe", "restarts", b"restarts", "secrets", b"secrets", "source", b"source", "start_time", b"start_time", "state", b"state", "stragglers", b"stragglers", "tolerated_taints", b"tolerated_taints", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time", "workers", b"workers", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["recipe", "bundle"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class SecretMount(_message.Message):
+    """A secret, and where the ranks find it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECRET_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ENV_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """`projects/{project}/secrets/{secret}`; of the job's own project."""
+    version: _builtins.int
+    """The version; 0 = the newest that is enabled when a rank starts."""
+    env: _builtins.str
+    """A variable of the environment."""
+    file: _builtins.str
+    """A file below the folder that LEPTON_SECRETS names, which only the job can read and which is on no disk."""
+    def __init__(
+        self,
+        *,
+        secret: _builtins.str = ...,
+        version: _builtins.int = ...,
+        env: _builtins.str = ...,
+        file: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["env", b"env", "file", b"file", "place", b"place"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["env", b"env", "file", b"file", "place", b"place", "secret", b"secret", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_place: _TypeAlias = _typing.Literal["env", "file"]  # noqa: Y015
+    _WhichOneofArgType_place: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_place) -> _WhichOneofReturnType_place | None: ...
+
+Global___SecretMount: _TypeAlias = SecretMount  # noqa: Y015
 
 @_typing.final
 class Recipe(_message.Message):
