@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Final
 
 import grpc.aio
 import uvloop
@@ -15,10 +15,16 @@ from chassis import logs, telemetry
 from chassis.access import Binding, PolicyReplica, PolicySnapshot
 from chassis.app import settle_heap
 from chassis.identity import Identity
+from chassis.middleware.rate_limit import RateLimits
+from chassis.rates import Kind, Rate
 from chassis.rpc_metrics import RpcMetrics
 from chassis.server import Listener, Server
 from chassis.stack import stack
 from tests.harness.pki import Authority, TokenSigner
+
+_PLENTY: Final = Rate(per_s=1e6, burst=1e6)
+_COUNTED: Final = RateLimits(caller=_PLENTY, project=_PLENTY, methods=dict.fromkeys(Kind, _PLENTY))
+"""Every limit is counted, and none is reached."""
 
 
 async def serve(settings: dict[str, Any]) -> None:
@@ -71,7 +77,7 @@ async def _full(signer: TokenSigner, credentials: Any) -> tuple[Any, int]:
         "trainer",
         [(add_echo_to_server, Echo())],
         listeners=[Listener(name="client", address="127.0.0.1:0", credentials=credentials)],
-        middleware=stack(access, metrics, rate_per_s=1e6, burst=1e6),
+        middleware=stack(access, metrics, limits=_COUNTED),
         metrics=metrics,
     )
     await server.start()

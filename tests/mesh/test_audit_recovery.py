@@ -8,7 +8,7 @@ from lepton.scheduler.v1.queue_pb2 import Queue
 from tests.harness.wait import until
 from tests.mesh.conftest import Stack
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(300)]
 
 KILLED = {10: "auth", 20: "scheduler", 30: "auth"}
 

@@ -17,7 +17,7 @@ from tests.harness.gateway_load import Load, stub, under_load
 from tests.harness.wait import until
 from tests.mesh.conftest import Stack
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(600)]
 PATIENT = PromotionGate(max_latency_ratio=50)
 """A gate that a busy machine does not fail."""
 
@@ -98,7 +98,6 @@ async def test_two_rollouts_under_load_fail_no_call(client: AsyncClient, load: L
     assert {"1", "2", "3"} <= set(load.revisions)
 
 
-@pytest.mark.slow
 async def test_twenty_rollouts_under_load_fail_none_of_twenty_thousand_calls(client: AsyncClient, load: Load) -> None:
     async with under_load(load, callers=8):
         await rollouts(client, load, 20, least=20_000)
@@ -126,7 +125,6 @@ async def test_a_broken_quantised_model_is_refused_and_a_good_one_passes(client:
     assert load.failures == []
 
 
-@pytest.mark.slow
 async def test_a_model_that_gets_slow_at_half_the_calls_is_rolled_back(client: AsyncClient, load: Load) -> None:
     slow = await version(client, models.can_be_slowed())
     async with under_load(load, callers=2):
@@ -143,7 +141,6 @@ async def test_a_model_that_gets_slow_at_half_the_calls_is_rolled_back(client: A
     assert load.failures == []
 
 
-@pytest.mark.slow
 async def test_a_model_that_stays_fast_is_promoted(client: AsyncClient, load: Load) -> None:
     fast = await version(client, models.can_be_slowed())
     async with under_load(load, callers=2):
@@ -154,7 +151,6 @@ async def test_a_model_that_stays_fast_is_promoted(client: AsyncClient, load: Lo
     assert load.failures == []
 
 
-@pytest.mark.slow
 async def test_a_leader_that_is_killed_in_the_middle_is_followed_by_one_that_goes_on(
     stack: Stack, client: AsyncClient, load: Load
 ) -> None:

@@ -9,7 +9,7 @@ from lepton.script import Script
 from lepton.trainer.v1.job_pb2 import Job, JobError, Workers
 from tests.mesh.conftest import Stack
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

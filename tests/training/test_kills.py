@@ -91,6 +91,7 @@ async def second_node(stack: TrainingStack) -> None:
     await stack.join("n2", devices=1)
 
 
+@pytest.mark.slow
 async def test_a_job_survives_kills_of_all_that_runs_it(
     stack: TrainingStack, client: AsyncClient, references: References
 ) -> None:
