@@ -22,6 +22,8 @@ from services.inference.rollout.gate import drifted, judge
 log = logger(__name__)
 _LIVE: Final = 64
 _DRIFT_LIVE: Final = 32
+_DRIFT_CONFIRMED: Final = 512
+"""Live requests that confirm what a few have shown: of few that are looked at again and again, some fail by chance."""
 _SAMPLES: Final = 480
 """So many are kept; they are taken as far apart as the long window needs."""
 _LEAST_APART_S: Final = 0.2
@@ -139,6 +141,9 @@ class RolloutWatch:
         log.info("revisions compared", deployment=deployment.name, verdict=verdict.message)
 
     async def _drift(self, deployment: Deployment, watch: _Watch, sides: Sides) -> None:
-        comparison = await self._comparer.live(deployment.model_name, *sides, _DRIFT_LIVE)
+        gate, model = deployment.strategy.gate, deployment.model_name
+        comparison = await self._comparer.live(model, *sides, _DRIFT_LIVE)
+        if drifted(comparison, gate):
+            comparison = await self._comparer.live(model, *sides, _DRIFT_CONFIRMED)
         if comparison.answered:
-            watch.drift = drifted(comparison, deployment.strategy.gate)
+            watch.drift = drifted(comparison, gate)

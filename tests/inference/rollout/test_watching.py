@@ -26,8 +26,12 @@ def pairs(count: int, *, same: bool) -> Comparison:
 class Comparer:
     """Finds what it is told to have found; a finding that is an error is raised."""
 
-    def __init__(self, *findings: Comparison | Exception, live: Comparison | None = None) -> None:
+    def __init__(
+        self, *findings: Comparison | Exception, live: Comparison | None = None, more: Comparison | None = None
+    ) -> None:
         self.findings, self.found_live, self.asked = list(findings), live or pairs(0, same=True), 0
+        self.found_more = more or self.found_live
+        self.looked: list[int] = []
 
     async def whole(self, model: str, stable: Side, candidate: Side, live: int) -> Comparison:
         self.asked += 1
@@ -37,7 +41,8 @@ class Comparer:
         return found
 
     async def live(self, model: str, stable: Side, candidate: Side, live: int) -> Comparison:
-        return self.found_live
+        self.looked.append(live)
+        return self.found_live if live < 100 else self.found_more
 
 
 class Gateway:
@@ -114,6 +119,18 @@ async def test_live_answers_that_drift_are_harm_unless_nothing_is_taken_back() -
     world = World(Comparer(live=pairs(40, same=True)))
     await world.look()
     assert (await world.look()).harm == ""
+
+
+async def test_a_few_answers_that_differ_by_chance_end_no_rollout() -> None:
+    """A good model was taken back: 30 of 32 live answers had the same label, of which 95 % must."""
+    few = Comparison(pairs=[*pairs(30, same=True).pairs, *pairs(2, same=False).pairs])
+    many = Comparison(pairs=[*pairs(500, same=True).pairs, *pairs(12, same=False).pairs])
+    worse = Comparison(pairs=[*pairs(480, same=True).pairs, *pairs(32, same=False).pairs])
+    for more, is_harm in ((many, False), (worse, True)):
+        world = World(Comparer(live=few, more=more))
+        await world.look()
+        assert ("drifted" in (await world.look()).harm) is is_harm
+        assert world.comparer.looked == [32, 512]
 
 
 async def test_failed_calls_are_harm_and_a_gateway_that_is_silent_is_not() -> None:
