@@ -18,7 +18,6 @@ from chassis.clock import SystemClock
 from chassis.config import Limits
 from chassis.etcd import EtcdKV
 from chassis.kv import KV
-from chassis.memory_kv import MemoryKV
 from lepton.auth.v1 import access_service_pb2 as access
 from lepton.auth.v1 import directory_service_pb2 as directory
 from lepton.auth.v1.role_binding_pb2 import RoleBinding
@@ -31,6 +30,7 @@ from services.auth.passwords import MEMORY_KIB
 from services.auth.tokens import AccessTokens
 from tests.harness.auth import RunningAuth, Stubs, running_auth
 from tests.harness.etcd import EtcdCluster
+from tests.harness.memory_kv import MemoryKV
 
 PASSWORD: Final = "correct horse battery"
 LONG: Final = Lifetimes(access_token_s=3600)  # a token lives as long as a run of the benchmark

@@ -35,11 +35,12 @@ async def initialise_auth(home: Home) -> None:
 async def admit(home: Home, members: dict[str, str]) -> None:
     """Makes a join token for every member (name -> SPIFFE path) whose certificate is not good any more."""
     needed = {name: path for name, path in members.items() if not _is_certified(_identity(home, name))}
-    # One after the other: each token is a record of the audit chain, and they would only conflict.
-    for name, path in needed.items():
-        token = await _auth(home, "join-token", "--spiffe", path)
+    if not needed:
+        return
+    tokens = (await _auth(home, "join-token", "--spiffe", *needed.values())).split()
+    for name, token in zip(needed, tokens, strict=True):
         file = Path(join_token_file(name, home))
-        await asyncio.to_thread(file.write_text, token.strip())
+        await asyncio.to_thread(file.write_text, token)
         await asyncio.to_thread(file.chmod, 0o600)
 
 

@@ -1,6 +1,7 @@
 """Channels to Lepton's servers: TLS, token, deadline and trace on every call; failed calls raise lepton.errors."""
 
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
@@ -9,9 +10,10 @@ import grpc
 import grpc.aio
 
 from lepton import tracing
-from lepton.errors import from_rpc_error
+from lepton.errors import LeptonError, from_rpc_error
 
 DEFAULT_TIMEOUT_S: Final = 30.0
+_WRITE_FAILED: Final = "Internal error from Core"
 Token = str | Callable[[], str]
 
 OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
@@ -186,18 +188,25 @@ class _Multicallable:
         if remaining_s is not None and (self._is_unary or deadline_s is not None):
             deadline_s = remaining_s if deadline_s is None else min(deadline_s, remaining_s)
         call = self._callable(request, timeout=deadline_s, metadata=headers, **kwargs)
+        servers_end = None
+        if not self._has_request:
+            servers_end = _ServersEnd()
+            call.add_done_callback(servers_end)
         if span is not None:
             call.add_done_callback(_Ending(span))
-        return RpcCall(call)
+        return RpcCall(call, servers_end)
 
 
 class RpcCall:
     """A call in flight, with grpc.aio's own methods; what fails raises lepton.errors."""
 
-    __slots__ = ("_call",)
+    __slots__ = ("_call", "_servers_end")
 
-    def __init__(self, call: Any) -> None:
-        self._call = call
+    def __init__(self, call: Any, servers_end: "_ServersEnd | None" = None) -> None:
+        self._call, self._servers_end = call, servers_end
+
+    def _error(self, error: grpc.aio.AioRpcError) -> LeptonError:
+        return from_rpc_error((self._servers_end and self._servers_end.error) or error)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._call, name)
@@ -206,35 +215,39 @@ class RpcCall:
         try:
             return (yield from self._call.__await__())
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
+            raise self._error(error) from None
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         try:
             async for message in self._call:
                 yield message
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
+            raise self._error(error) from None
 
     async def read(self) -> Any:
         """The next message, or grpc.aio.EOF."""
         try:
             return await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
+            raise self._error(error) from None
 
     async def write(self, request: Any) -> None:
         """Send a message."""
         try:
             await self._call.write(request)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
+            raise self._error(error) from None
+        except asyncio.InvalidStateError:  # the call has ended, or the caller has said that it writes no more
+            if self._servers_end is None or self._servers_end.error is None:
+                raise
+            raise from_rpc_error(self._servers_end.error) from None
 
     async def done_writing(self) -> None:
         """Send no more messages."""
         try:
             await self._call.done_writing()
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
+            raise self._error(error) from None
 
 
 def _headers(
@@ -252,6 +265,36 @@ def _headers(
     return span, headers
 
 
+class _ServersEnd:
+    """How the server ended a call with a stream of requests.
+
+    When a write fails because the server has answered already, grpc.aio writes "Internal error from Core" over the
+    answer (grpc/grpc#36066): half of the refused streams of several messages would fail as INTERNAL.
+    """
+
+    __slots__ = ("error",)
+
+    def __init__(self) -> None:
+        self.error: grpc.aio.AioRpcError | None = None
+
+    def __call__(self, call: Any) -> None:
+        code, details = _at_once(call.code()), _at_once(call.details())
+        if code is not grpc.StatusCode.OK and details != _WRITE_FAILED:
+            self.error = grpc.aio.AioRpcError(
+                code, _at_once(call.initial_metadata()), _at_once(call.trailing_metadata()), details
+            )
+
+
+def _at_once(answer: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine returns that has nothing to wait for, as those of a call that is done."""
+    try:
+        answer.send(None)
+    except StopIteration as stop:
+        return stop.value
+    answer.close()
+    return None
+
+
 class _Ending:
     """Ends the client's span with the call."""
 
@@ -261,11 +304,7 @@ class _Ending:
         self._span = span
 
     def __call__(self, call: Any) -> None:
-        code = grpc.StatusCode.UNKNOWN
-        try:
-            call.code().send(None)  # the call is done, so its code is there without waiting
-        except StopIteration as stop:
-            code = stop.value
+        code = _at_once(call.code()) or grpc.StatusCode.UNKNOWN
         self._span.set("rpc.response.status_code", code.name)
         if code is not grpc.StatusCode.OK:
             self._span.fail(code.name)

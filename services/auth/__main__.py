@@ -1,7 +1,7 @@
 """Starts the auth service, or prepares and mends it.
 
 init             makes the mesh's authority, the first administrator and the keyring, once
-join-token       admits a service or a node to the mesh
+join-token       admits services or nodes to the mesh: a token a line, one for each --spiffe
 audit-repair     sets aside what does not hold in the audit log
 keyring-list     the keys that wrap the keys of projects, the one that wraps now first
 keyring-add      another key wraps from now on; auth wraps all keys of projects by it, while it runs
@@ -55,10 +55,11 @@ async def prepare(arguments: argparse.Namespace) -> None:
             print(await repair(kv, trail))
             return
         tokens = JoinTokens(kv, trail, clock)
-        made = await tokens.create(
-            arguments.spiffe, timedelta(seconds=arguments.ttl), actor="local/join-token", action="join-token"
-        )
-        print(made.token)
+        for path in arguments.spiffe:
+            made = await tokens.create(
+                path, timedelta(seconds=arguments.ttl), actor="local/join-token", action="join-token"
+            )
+            print(made.token)
 
 
 async def _keyring(arguments: argparse.Namespace, config: AuthConfig, kv: KV) -> str:
@@ -78,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m services.auth", description=__doc__, formatter_class=form)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--config", required=True, type=Path, help="TOML file")
-    parser.add_argument("--spiffe", default="", help="path of the SPIFFE id: service/<name> or agent/<node>")
+    parser.add_argument("--spiffe", nargs="+", default=[""], help="paths of SPIFFE ids: service/<name> or agent/<node>")
     parser.add_argument("--key", default="", help="name of a key, as keyring-list shows it")
     parser.add_argument("--ttl", type=int, default=int(LIFETIME.total_seconds()), help="seconds")
     try:

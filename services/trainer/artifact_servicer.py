@@ -35,8 +35,8 @@ class ArtifactServicer(ArtifactServiceServicer):
     async def UploadArtifact(self, request_iterator: AsyncIterator[UploadArtifactRequest], context: Any) -> Artifact:
         """Stores what is sent if it is what was announced."""
         with tempfile.TemporaryDirectory(prefix="lepton-upload-") as aside:
-            # Opened before anything is read: a call refused at its very first message is refused too early for the
-            # client of grpc.aio, which then reports "Internal error from Core" instead of the refusal.
+            # Opened before anything is read: clients of plain grpc.aio lose an answer that comes too early, and report
+            # "Internal error from Core" (grpc/grpc#36066).
             file = await asyncio.to_thread(Path(aside, "artifact").open, "w+b")
             with file:
                 first = await anext(aiter(request_iterator), None)

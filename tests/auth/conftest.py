@@ -8,9 +8,9 @@ import pytest_asyncio
 
 from chassis.etcd import EtcdKV
 from chassis.kv import KV, DeletePrefix
-from chassis.memory_kv import MemoryKV
 from tests.harness.auth import RunningAuth, running_auth
 from tests.harness.etcd import EtcdCluster
+from tests.harness.memory_kv import MemoryKV
 
 
 @pytest_asyncio.fixture

@@ -9,7 +9,6 @@ import pytest
 
 from chassis.access import PolicyReplica
 from chassis.kv import Put
-from chassis.memory_kv import MemoryKV
 from lepton.auth.v1 import access_service_pb2 as pb
 from lepton.auth.v1 import directory_service_pb2 as directory
 from lepton.auth.v1.role_binding_pb2 import RoleBinding
@@ -27,6 +26,7 @@ from services.auth.policy import Policy
 from tests.auth.test_directory import PASSWORD, project
 from tests.harness.auth import RunningAuth, Stubs
 from tests.harness.clock import ManualClock
+from tests.harness.memory_kv import MemoryKV
 
 
 async def alice(auth: RunningAuth, *bindings: RoleBinding, parent: str = "projects/acme") -> Stubs:

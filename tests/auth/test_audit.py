@@ -10,7 +10,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chassis.kv import KV, Compare, Delete, Put, absent, list_all
-from chassis.memory_kv import MemoryKV
 from chassis.paging import Pager
 from lepton.audit import exported
 from lepton.audit.record import Outcome, Record
@@ -35,6 +34,7 @@ from tests.auth.test_directory import PASSWORD, project, user
 from tests.harness.auth import RunningAuth, running_auth
 from tests.harness.clock import ManualClock
 from tests.harness.crashes import Crash, MortalKV, Steps
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.wait import until
 
 KEY = b"k" * 32

@@ -7,7 +7,6 @@ import grpc
 import pytest
 
 from chassis.kv import list_all
-from chassis.memory_kv import MemoryKV
 from lepton.auth.v1 import encryption_service_pb2 as pb
 from lepton.auth.v1.audit_service_pb2 import QueryAuditRequest
 from lepton.auth.v1.directory_service_pb2 import (
@@ -23,6 +22,7 @@ from services.auth.config import Lifetimes
 from services.auth.key_providers import ProjectKeySettings
 from services.auth.keyring import add_key, create_keyring, names
 from tests.harness.auth import RunningAuth, running_auth
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.wait import until
 
 ACME = "projects/acme"

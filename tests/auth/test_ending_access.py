@@ -10,7 +10,6 @@ import pytest
 
 from chassis.access import PolicyReplica
 from chassis.kv import Entry
-from chassis.memory_kv import MemoryKV
 from chassis.policy_feed import snapshot_of
 from lepton.auth.v1 import directory_service_pb2 as directory
 from lepton.auth.v1 import session_service_pb2 as pb
@@ -24,6 +23,7 @@ from tests.auth.test_sessions import make_api_key, password, refused
 from tests.auth.token_attacks import unb64
 from tests.harness.auth import RunningAuth, Stubs, running_auth
 from tests.harness.clock import ManualClock
+from tests.harness.memory_kv import MemoryKV
 
 LONG = Lifetimes(certificate_s=400 * 86_400)
 

@@ -13,7 +13,6 @@ from cryptography.x509.verification import PolicyBuilder, Store
 from google.protobuf.duration_pb2 import Duration
 
 from chassis.credentials import Credentials, signing_request
-from chassis.memory_kv import MemoryKV
 from lepton.auth.v1 import access_service_pb2 as access
 from lepton.auth.v1 import directory_service_pb2 as directory
 from lepton.auth.v1 import identity_service_pb2 as pb
@@ -24,6 +23,7 @@ from services.auth import layout
 from services.auth.config import Lifetimes
 from tests.harness.auth import RunningAuth, running_auth
 from tests.harness.clock import ManualClock
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.wait import until
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from chassis.access import Decision, PolicyReplica
-from chassis.memory_kv import MemoryKV
 from chassis.policy_feed import snapshot_of
 from lepton.auth.v1 import session_service_pb2 as sessions
 from lepton.errors import PermissionDenied, Unauthenticated
@@ -21,6 +20,7 @@ from services.auth.roles import ROLES
 from tests.auth.test_directory import project, user
 from tests.harness.auth import RunningAuth, Stubs, running_auth
 from tests.harness.clock import ManualClock
+from tests.harness.memory_kv import MemoryKV
 
 
 async def answer_in_time(feed: Any, clock: ManualClock) -> pb.WatchPolicyResponse:

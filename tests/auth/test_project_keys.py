@@ -9,7 +9,6 @@ import pytest
 import pytest_asyncio
 
 from chassis.kv import KV, OutcomeUnknown, Put, list_all
-from chassis.memory_kv import MemoryKV
 from lepton.artifacts import KeyFile
 from lepton.audit.record import Record
 from lepton.auth.v1.project_pb2 import Project
@@ -22,6 +21,7 @@ from services.auth.key_providers import Succession
 from services.auth.project_encryption import ProjectEncryption
 from services.auth.project_keys import ProjectKeys, Purpose, version_of
 from tests.harness.clock import ManualClock
+from tests.harness.memory_kv import MemoryKV
 
 PLACE = "projects/acme/secrets/s/versions/1"
 OLD, NEW = os.urandom(32), os.urandom(32)

@@ -3,10 +3,10 @@
 from datetime import timedelta
 
 from chassis.kv import DeletePrefix, Put
-from chassis.memory_kv import MemoryKV
 from lepton.names import UserName
 from services.auth import layout
 from services.auth.revocations import Revocations
+from tests.harness.memory_kv import MemoryKV
 
 ALICE = UserName("alice")
 

@@ -19,7 +19,6 @@ from chassis.credentials import signing_request
 from chassis.identity import Identity
 from chassis.issuer import AuthIssuer
 from chassis.kv import KV
-from chassis.memory_kv import MemoryKV
 from chassis.peers import Peers
 from chassis.rpc_metrics import RpcMetrics
 from chassis.server import Listener, Server
@@ -35,6 +34,7 @@ from services.auth.kek import Kek
 from services.auth.roots import Roots, states
 from tests.harness.auth import RunningAuth, Stubs, auth_config, running_auth
 from tests.harness.clock import ManualClock
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.wait import until
 
 HOUR = 3600

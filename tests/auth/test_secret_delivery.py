@@ -11,7 +11,6 @@ import pytest_asyncio
 from chassis.access import PolicyReplica
 from chassis.identity import Identity
 from chassis.kv import KV, Put
-from chassis.memory_kv import MemoryKV
 from chassis.rpc_metrics import RpcMetrics
 from chassis.server import Listener, Server
 from chassis.stack import stack
@@ -27,6 +26,7 @@ from lepton.scheduler.v1 import program_pb2, workload_pb2
 from services.scheduler import keys
 from services.scheduler.slice_secrets import SliceSecrets, SliceSecretsServicer
 from tests.harness.auth import RunningAuth, Stubs, running_auth
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.ports import free_ports
 
 Slice = workload_pb2.Slice

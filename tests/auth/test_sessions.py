@@ -9,7 +9,6 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OKPKey
 
-from chassis.memory_kv import MemoryKV
 from lepton.auth.v1 import directory_service_pb2 as directory
 from lepton.auth.v1 import session_service_pb2 as pb
 from lepton.auth.v1.principal_pb2 import ApiKey, User
@@ -18,6 +17,7 @@ from services.auth import layout
 from services.auth.config import Lifetimes
 from tests.harness.auth import RunningAuth, running_auth
 from tests.harness.clock import ManualClock
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.wait import until
 
 PASSWORD = "correct horse battery"

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from chassis.config import ConfigError
-from chassis.memory_kv import MemoryKV
 from lepton.auth.v1 import session_service_pb2 as pb
 from lepton.errors import LeptonError, ResourceExhausted
 from services.auth import throttle
@@ -17,6 +16,7 @@ from services.auth.passwords import AT_ONCE, IN_LINE, Passwords
 from services.auth.throttle import Throttle, ThrottleSettings, address_of
 from tests.harness.auth import RunningAuth, running_auth
 from tests.harness.clock import ManualClock
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.wait import until
 
 HERE, THERE = "ipv4:192.0.2.1:1000", "ipv4:198.51.100.7:2000"

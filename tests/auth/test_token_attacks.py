@@ -1,7 +1,6 @@
 """Every known way to forge an access token, against the real service; each with a verifier that falls for it."""
 
 import json
-import os
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
@@ -28,6 +27,7 @@ from services.auth.tokens import AccessTokens
 from tests.auth.token_attacks import ATTACKS, GARBAGE, Attack, Careless, Forge, thumb, unb64
 from tests.harness.auth import RunningAuth, auth_config
 from tests.harness.pki import TokenSigner
+from tests.harness.seeds import some_seed
 
 TOLD = {"TOKEN_INVALID", "TOKEN_EXPIRED"}
 
@@ -133,9 +133,7 @@ def test_a_mutated_token_is_never_taken_in_many_tries() -> None:
 
 def mutate(times: int) -> None:
     """Tokens that were good, changed at random places: whatever comes of it, the answer is Unauthenticated."""
-    seed = int(os.environ.get("LEPTON_SEED", "0")) or Random().randrange(1 << 32)
-    print(f"LEPTON_SEED={seed}")
-    random, signer, replica = Random(seed), TokenSigner(), PolicyReplica()
+    random, signer, replica = Random(some_seed()), TokenSigner(), PolicyReplica()
     replica.apply(PolicySnapshot(revision=1, jwks=signer.jwks, issuer=signer.issuer, audience=signer.audience))
     genuine = signer.token("users/ann")
     replica.verify(genuine)

@@ -9,10 +9,10 @@ import pytest
 from chassis.controller import Controller, Reconcile
 from chassis.election import Election
 from chassis.kv import Compare, Delete, Entry
-from chassis.memory_kv import MemoryKV
 from lepton.errors import Unavailable
 from lepton.scheduler.v1.scheduler_service_pb2 import WatchWorkloadsResponse
 from lepton.scheduler.v1.workload_pb2 import Workload
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.wait import until
 
 PREFIX, LEADER = "/things/", "/leader"

@@ -10,8 +10,8 @@ import pytest_asyncio
 from chassis.clock import Clock
 from chassis.election import Election, Leadership
 from chassis.kv import Compare, Delete, Op, OutcomeUnknown, Put, TxnResult, Unavailable
-from chassis.memory_kv import MemoryKV, MemoryLease
 from tests.harness.clock import ManualClock
+from tests.harness.memory_kv import MemoryKV, MemoryLease
 
 KEY = "/lepton/test/leader"
 

@@ -12,12 +12,12 @@ from chassis.clock import SystemClock
 from chassis.etcd import EtcdKV
 from chassis.holdings import Admitted, Holding, Holdings, Unlimited
 from chassis.kv import KV, Delete, DeletePrefix, Put, absent
-from chassis.memory_kv import MemoryKV
 from chassis.principal_limits import Allowance, PrincipalLimit, PrincipalLimits
 from chassis.principal_rates import PrincipalRates
 from lepton.errors import ResourceExhausted, Unavailable
 from tests.harness.clock import ManualClock
 from tests.harness.etcd import EtcdCluster
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.wait import until
 
 ROOT = "/lepton/test/"

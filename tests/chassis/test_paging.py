@@ -3,10 +3,10 @@
 import pytest
 
 from chassis.kv import Put
-from chassis.memory_kv import MemoryKV
 from chassis.paging import MAX_SIZE, Pager
 from lepton.auth.v1.directory_service_pb2 import ListServiceAccountsRequest, ListUsersRequest
 from lepton.errors import InvalidArgument, OutOfRange
+from tests.harness.memory_kv import MemoryKV
 
 PREFIX = "/test/things/"
 

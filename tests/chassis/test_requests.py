@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import pytest
 
 from chassis.kv import Compare, LeaseNotFound, Op, OutcomeUnknown, Put, TxnResult, absent
-from chassis.memory_kv import MemoryKV
 from chassis.requests import KEEP_S, Claim, Requests
 from lepton.auth.v1.directory_service_pb2 import CreateProjectRequest
 from lepton.auth.v1.project_pb2 import Project
 from lepton.errors import Aborted, AlreadyExists
+from tests.harness.memory_kv import MemoryKV
 
 ID = "8c9cb2b3-9a37-4d1c-8a3a-0d1f7f5f0a11"
 PREFIX = "/test/requests/"

@@ -6,13 +6,13 @@ import uuid
 import pytest
 
 from chassis.kv import Compare, Delete, Put, absent, created, present
-from chassis.memory_kv import MemoryKV
 from chassis.requests import Requests
 from chassis.resources import Resources
 from lepton.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound
 from lepton.names import JobName
 from lepton.trainer.v1.job_pb2 import Job
 from lepton.trainer.v1.trainer_service_pb2 import CreateJobRequest
+from tests.harness.memory_kv import MemoryKV
 
 NAME = JobName("acme", "a")
 

@@ -10,9 +10,9 @@ import pytest
 from chassis import kv as store
 from chassis.etcd import EtcdKV
 from chassis.kv import Delete, Put, WatchBatch
-from chassis.memory_kv import MemoryKV
 from chassis.watching import changes
 from lepton.errors import OutOfRange
+from tests.harness.memory_kv import MemoryKV
 
 PREFIX = "/watched/"
 

@@ -24,8 +24,8 @@ from chassis.kv import (
     mod,
     present,
 )
-from chassis.memory_kv import MemoryKV
 from tests.contracts.kv import CompactableKV, take
+from tests.harness.memory_kv import MemoryKV
 
 pytestmark = pytest.mark.integration
 KEYS = ("a", "a/1", "a/2", "b", "b/1", "c")

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from chassis.memory_kv import MemoryKV
 from tests.contracts.kv import KVContract
+from tests.harness.memory_kv import MemoryKV
 
 
 class TestMemoryKV(KVContract):

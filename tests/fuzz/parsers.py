@@ -17,7 +17,6 @@ from onnx import TensorProto, helper
 from chassis.clock import SystemClock
 from chassis.credentials import signing_request
 from chassis.filtering import Kind, parse
-from chassis.memory_kv import MemoryKV
 from chassis.paging import Pager
 from chassis.tokens import TokenVerifier
 from lepton import names, tracing
@@ -39,6 +38,7 @@ from services.auth.ca import SigningRequest
 from services.inference.autoscaling import triton_metrics
 from services.trainer.worker.spec import TrainingSpec
 from tests.fuzz.messages import FILTERS, HOSTILE_TEXTS, NAMES, Maker
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.pki import TokenSigner
 
 Run = Callable[[bytes], object]

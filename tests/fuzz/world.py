@@ -13,7 +13,6 @@ from chassis.adapter import Registrar
 from chassis.artifacts import ArtifactStore
 from chassis.clock import SystemClock
 from chassis.ledger import Ledger
-from chassis.memory_kv import MemoryKV
 from chassis.method import Method
 from chassis.middleware.rate_limit import RateLimits
 from chassis.paging import Pager
@@ -44,6 +43,7 @@ from services.trainer.transfer_limits import TransferLimits
 from services.trainer.uploads import Uploads
 from tests.harness.auth import running_auth
 from tests.harness.ledger import scripted
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.mesh import DEFAULT_BINDINGS, serving
 from tests.harness.scheduling import replica_of
 from tests.inference.conftest import World as InferenceWorld

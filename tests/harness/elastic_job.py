@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from chassis.artifacts import ArtifactStore
-from chassis.memory_kv import MemoryKV
 from chassis.resources import now
 from lepton.artifacts import ArtifactStore as RankStore
 from lepton.errors import LeptonError
@@ -30,6 +29,7 @@ from services.trainer.runs import Runs
 from services.trainer.store import JobStore, workload_uid_key
 from services.trainer.submission import new_job
 from tests.harness.gang import PROJECT, PlayedAgent, start_gang
+from tests.harness.memory_kv import MemoryKV
 
 PROGRAM = "tests.harness.ranks.recorded"
 STOPPED = 75

@@ -11,7 +11,6 @@ from google.protobuf.empty_pb2 import Empty
 from chassis.clock import SystemClock
 from chassis.kv import Delete, Put, mod
 from chassis.ledger import Ledger
-from chassis.memory_kv import MemoryKV
 from chassis.paging import Pager
 from chassis.requests import Requests
 from lepton.errors import LeptonError
@@ -24,6 +23,7 @@ from lepton.scheduler.v1.scheduler_service_pb2_grpc import (
 from lepton.scheduler.v1.workload_pb2 import Slice, Workload
 from services.scheduler import convert, keys
 from services.scheduler.workloads import Workloads
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.mesh import serving
 from tests.harness.shown import shown
 

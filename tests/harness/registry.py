@@ -7,7 +7,6 @@ from typing import Any
 
 from chassis.artifacts import ArtifactStore
 from chassis.clock import SystemClock
-from chassis.memory_kv import MemoryKV
 from chassis.paging import Pager
 from lepton.inference.v1 import inference_service_pb2_grpc
 from lepton.trainer.v1 import artifact_service_pb2_grpc
@@ -18,6 +17,7 @@ from services.inference.store import PAGE_KEY
 from services.trainer.artifact_servicer import ArtifactServicer
 from services.trainer.transfer_limits import Limits, TransferLimits
 from services.trainer.uploads import Uploads
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.small_lepton import SERVICERS, SmallLepton
 
 PART = 64 << 10

@@ -16,7 +16,6 @@ from safetensors.numpy import save
 from chassis.artifacts import ArtifactStore
 from chassis.election import Election
 from chassis.ledger import Ledger
-from chassis.memory_kv import MemoryKV
 from lepton.golden import DATATYPES
 from lepton.inference.v1 import inference_service_pb2 as pb
 from lepton.inference.v1.deployment_pb2 import Deployment
@@ -33,6 +32,7 @@ from services.inference.rollout.advance import Evidence
 from services.inference.store import LEADER, deployment_key, deployments
 from tests.harness.crashes import Crash, MortalKV, MortalLedger, Steps
 from tests.harness.ledger import ScriptedLedger, scripted, scripted_ledger
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.shown import shown
 
 PROJECT = "projects/acme"

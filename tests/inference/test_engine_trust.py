@@ -2,13 +2,13 @@
 
 import pytest
 
-from chassis.memory_kv import MemoryKV
 from lepton.errors import InvalidArgument
 from lepton.inference.v1.model_pb2 import Lineage, ModelVersion
 from lepton.inference.v1.optimization_pb2 import Optimization, OptimizationVariant
 from lepton.names import OptimizationName, ProjectName
 from services.inference.engine_trust import check_engines
 from services.inference.optimizations.keys import optimizations
+from tests.harness.memory_kv import MemoryKV
 
 NAME = OptimizationName("acme", "digits", "o")
 PACKAGE = f"sha256:{'a' * 64}"

@@ -12,7 +12,6 @@ import pytest
 
 from chassis.access import PolicySnapshot
 from chassis.kv import Delete
-from chassis.memory_kv import MemoryKV
 from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.inference.v1.revision_pb2 import DeploymentRevision
 from lepton.inference.v1.rollout_pb2 import RolloutStatus
@@ -26,6 +25,7 @@ from services.inference.routing import GatewayRouting
 from services.inference.serving import serving_name
 from services.inference.store import deployment_key, revision_key
 from tests.harness.clock import ManualClock
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.pki import TokenSigner
 from tests.harness.wait import until
 

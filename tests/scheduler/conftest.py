@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from chassis.memory_kv import MemoryKV
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica, replica_of
 
 

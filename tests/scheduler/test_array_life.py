@@ -9,13 +9,13 @@ import psutil
 import pytest
 
 from chassis.kv import KV
-from chassis.memory_kv import MemoryKV
 from lepton.errors import InvalidArgument, Unavailable
 from lepton.internal.v1 import node_session_pb2
 from lepton.scheduler.v1 import program_pb2, resources_pb2, workload_pb2
 from lepton.scheduler.v1 import scheduler_service_pb2 as pb
 from services.scheduler import keys
 from tests.harness.array_agent import ArrayAgent, array_agent
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica, config, replica_of, start_replica
 from tests.harness.wait import until
 

@@ -10,7 +10,6 @@ import pytest
 from chassis.clock import SystemClock
 from chassis.etcd import EtcdKV
 from chassis.kv import KV, Compare, DeletePrefix, Op, OutcomeUnknown, Put, TxnResult
-from chassis.memory_kv import MemoryKV
 from chassis.paging import Pager
 from chassis.requests import Requests
 from lepton.errors import InvalidArgument
@@ -18,6 +17,7 @@ from services.scheduler import keys
 from services.scheduler.workloads import Workloads
 from tests.harness.crashes import Crash
 from tests.harness.etcd import EtcdCluster
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica, Workload, pb, workload
 
 OK, INVALID_ARGUMENT, ALREADY_EXISTS, ABORTED, UNAVAILABLE = 0, 3, 6, 10, 14

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from chassis.memory_kv import MemoryKV
 from lepton.errors import NotFound
 from lepton.scheduler.v1 import planning_service_pb2 as planning
 from lepton.scheduler.v1.planning_service_pb2_grpc import PlanningServiceStub
@@ -15,6 +14,7 @@ from services.scheduler.explain.gaps import Gap
 from services.scheduler.snapshot import Kind, Queue, Quota, Reason, SliceState, Snapshot, State, Workload
 from tests.harness.agent import ScriptedAgent
 from tests.harness.agent import Slice as SliceProto
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica
 from tests.harness.scheduling import Workload as WorkloadProto
 from tests.harness.scheduling import workload as proto

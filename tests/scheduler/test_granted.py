@@ -10,7 +10,6 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from chassis.access import Binding, PolicyReplica
 from chassis.clock import SystemClock
 from chassis.conditions import Condition
-from chassis.memory_kv import MemoryKV
 from chassis.paging import Pager
 from chassis.principal_limits import Allowance, PrincipalLimit
 from chassis.requests import Requests
@@ -25,6 +24,7 @@ from services.scheduler import keys
 from services.scheduler.counting import counted_workloads, devices_of
 from services.scheduler.servicer import SchedulerServicer
 from services.scheduler.workloads import Workloads
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.mesh import ROLES, Mesh, serving
 from tests.harness.scheduling import workload
 

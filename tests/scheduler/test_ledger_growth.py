@@ -10,7 +10,6 @@ from types import FrameType
 import pytest
 
 from chassis.kv import Compacted, Delete, Entry, Event, Put, WatchBatch
-from chassis.memory_kv import MemoryKV
 from lepton.internal.v1 import ledger_pb2
 from lepton.names import NodeName, WorkloadName
 from lepton.scheduler.v1 import node_pb2, resources_pb2, workload_pb2
@@ -18,6 +17,7 @@ from services.scheduler import convert, keys
 from services.scheduler.ledger import Ledger
 from services.scheduler.snapshot import Snapshot
 from tests.harness.clock import ManualClock
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import workload
 from tests.harness.wait import until
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from chassis.memory_kv import MemoryKV
 from lepton.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from lepton.scheduler.v1 import pool_pb2, resources_pb2
 from lepton.scheduler.v1.node_pb2 import Node, Taint
@@ -13,6 +12,7 @@ from lepton.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from services.scheduler import keys
 from services.scheduler.node_settings import NodeSettings, merged
 from tests.harness.agent import ScriptedAgent
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica, Workload, pb, replica_of, until, workload
 
 N1 = "pools/general/nodes/n1"

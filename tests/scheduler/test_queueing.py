@@ -9,7 +9,6 @@ import pytest
 
 from chassis.etcd import EtcdKV
 from chassis.kv import KV, DeletePrefix
-from chassis.memory_kv import MemoryKV
 from lepton.scheduler.v1 import planning_service_pb2 as planning
 from lepton.scheduler.v1 import queue_service_pb2 as pb
 from lepton.scheduler.v1.node_pb2 import Node, Taint
@@ -21,6 +20,7 @@ from lepton.scheduler.v1.workload_pb2 import Toleration
 from services.scheduler import keys
 from tests.harness.agent import ScriptedAgent, Slice
 from tests.harness.etcd import EtcdCluster
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica, Workload, replica_of, workload
 
 NODE = "pools/general/nodes/n1"

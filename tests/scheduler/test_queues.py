@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from chassis.kv import Delete, Put
-from chassis.memory_kv import MemoryKV
 from lepton.errors import (
     Aborted,
     AlreadyExists,
@@ -26,6 +25,7 @@ from lepton.scheduler.v1.scheduler_service_pb2 import CancelWorkloadRequest, Upd
 from services.scheduler import convert, keys
 from services.scheduler.snapshot import CheckState, Policy, Stop, Toleration, Topology
 from tests.harness.agent import ScriptedAgent
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica, Workload, workload
 from tests.harness.wait import until
 

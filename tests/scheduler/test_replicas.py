@@ -10,7 +10,6 @@ import pytest
 from chassis.clock import SystemClock
 from chassis.etcd import EtcdKV
 from chassis.kv import KV, Compare, DeletePrefix, Entry, Put, mod, present
-from chassis.memory_kv import MemoryKV
 from services.scheduler import keys
 from services.scheduler.commit import Committer, LeadershipLost
 from services.scheduler.ledger import Ledger
@@ -18,6 +17,7 @@ from services.scheduler.planner import plan
 from services.scheduler.snapshot import Device, Node, Snapshot
 from tests.harness.agent import ScriptedAgent, Slice
 from tests.harness.etcd import EtcdCluster
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica, Workload, config, replica_of, start_replica, until, workload
 from tests.scheduler.world import node
 

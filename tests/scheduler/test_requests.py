@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from chassis.memory_kv import MemoryKV
 from lepton.errors import (
     Aborted,
     AlreadyExists,
@@ -20,6 +19,7 @@ from lepton.reasons import TEXTS
 from lepton.scheduler.v1 import pool_pb2, workload_pb2
 from lepton.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from tests.harness.agent import ScriptedAgent
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica, Workload, pb, workload
 
 

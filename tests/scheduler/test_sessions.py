@@ -2,10 +2,10 @@
 
 import pytest
 
-from chassis.memory_kv import MemoryKV
 from lepton.errors import Aborted, FailedPrecondition, InvalidArgument, PermissionDenied
 from services.scheduler import keys
 from tests.harness.agent import ScriptedAgent
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica, Workload, config, replica_of, until, workload
 
 

@@ -1,8 +1,8 @@
 """From an empty fleet to a gang that has succeeded, over real streams."""
 
-from chassis.memory_kv import MemoryKV
 from services.scheduler import keys
 from tests.harness.agent import ScriptedAgent, Slice
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica, Workload, workload
 
 

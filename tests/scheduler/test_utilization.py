@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chassis.memory_kv import MemoryKV
 from lepton.errors import InvalidArgument, NotFound
 from lepton.scheduler.v1 import planning_service_pb2 as pb
 from lepton.scheduler.v1.planning_service_pb2_grpc import PlanningServiceStub
@@ -23,6 +22,7 @@ from services.scheduler.utilization.history import Grain, History
 from services.scheduler.utilization.tally import Tally
 from tests.harness.agent import ScriptedAgent
 from tests.harness.clock import ManualClock
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica, Workload, start_replica, until, workload
 from tests.scheduler import world
 

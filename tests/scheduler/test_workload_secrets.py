@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from chassis.clock import SystemClock
-from chassis.memory_kv import MemoryKV
 from chassis.paging import Pager
 from chassis.requests import Requests
 from lepton.errors import FailedPrecondition, PermissionDenied
@@ -20,6 +19,7 @@ from services.scheduler.servicer import SchedulerServicer
 from services.scheduler.slice_secrets import groups_on, references
 from services.scheduler.workload_secrets import WorkloadSecrets
 from services.scheduler.workloads import Workloads
+from tests.harness.memory_kv import MemoryKV
 
 DB = "projects/acme/secrets/db"
 Slice = workload_pb2.Slice

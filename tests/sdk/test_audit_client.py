@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from chassis.kv import Put
-from chassis.memory_kv import MemoryKV
 from lepton.audit import exported
 from lepton.audit.verify import Body
 from lepton.auth.v1.audit_service_pb2 import AuditRecord, VerifyAuditResponse
@@ -24,6 +23,7 @@ from services.auth.audit_log import stored
 from services.auth.audit_log.keys import verifies
 from services.auth.config import AuditLog
 from tests.harness.auth import RunningAuth, running_auth
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.wait import until
 
 Run = Callable[..., Coroutine[Any, Any, Any]]

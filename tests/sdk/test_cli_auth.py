@@ -10,13 +10,13 @@ import pytest_asyncio
 from typer.testing import CliRunner
 
 from chassis.credentials import signing_request
-from chassis.memory_kv import MemoryKV
 from lepton.auth.v1 import identity_service_pb2
 from lepton.cli import exits
 from lepton.cli.root import app
 from lepton.client import AsyncClient
 from lepton.profile import Profile, write
 from tests.harness.auth import RunningAuth, running_auth
+from tests.harness.memory_kv import MemoryKV
 
 Run = Callable[..., Coroutine[Any, Any, Any]]
 PASSWORD = "correct horse battery"

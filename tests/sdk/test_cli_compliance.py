@@ -10,7 +10,6 @@ from typing import Any
 import pytest_asyncio
 from typer.testing import CliRunner
 
-from chassis.memory_kv import MemoryKV
 from lepton.auth.v1.compliance_pb2 import ComplianceFinding, CompliancePolicy
 from lepton.auth.v1.compliance_service_pb2 import ComplianceReport
 from lepton.cli import exits
@@ -22,6 +21,7 @@ from lepton.compliance.rules import RULES
 from lepton.internal.v1.compliance_feed_pb2 import ReportFindingsRequest
 from lepton.profile import Profile, write
 from tests.harness.auth import RunningAuth, running_auth
+from tests.harness.memory_kv import MemoryKV
 
 Run = Callable[..., Coroutine[Any, Any, Any]]
 DIGEST = "sha256:" + "a" * 64

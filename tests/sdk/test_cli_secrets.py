@@ -11,7 +11,6 @@ import pytest_asyncio
 import typer
 from typer.testing import CliRunner
 
-from chassis.memory_kv import MemoryKV
 from lepton.cli.process_options import ProcessOptions
 from lepton.cli.root import app
 from lepton.cli.secret_options import secret_mounts
@@ -19,6 +18,7 @@ from lepton.client.secrets import complete
 from lepton.profile import Profile, write
 from lepton.trainer.v1.job_pb2 import SecretMount
 from tests.harness.auth import running_auth
+from tests.harness.memory_kv import MemoryKV
 
 Run = Callable[..., Coroutine[Any, Any, Any]]
 VALUE = "canary of the command line"

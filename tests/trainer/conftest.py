@@ -14,7 +14,6 @@ from grpc import aio
 from chassis.artifacts import ArtifactStore
 from chassis.election import Election
 from chassis.ledger import Ledger
-from chassis.memory_kv import MemoryKV
 from chassis.resources import now
 from lepton.internal.v1 import run_report_pb2 as report
 from lepton.names import JobName
@@ -29,6 +28,7 @@ from services.trainer.submission import new_job
 from services.trainer.workload import workload_name
 from tests.harness.crashes import Crash, MortalKV, MortalLedger, Steps
 from tests.harness.ledger import ScriptedLedger, scripted, scripted_ledger
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.shown import shown
 
 DATASET = "sha256:" + "d" * 64

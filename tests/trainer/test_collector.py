@@ -11,7 +11,6 @@ from hypothesis import given, settings
 
 from chassis.artifacts import ArtifactStore
 from chassis.kv import Delete
-from chassis.memory_kv import MemoryKV
 from lepton import artifacts
 from lepton.artifacts import CHECKPOINTS, Digest, Listed
 from lepton.errors import NotFound
@@ -22,6 +21,7 @@ from lepton.trainer.v1.job_pb2 import CheckpointPolicy, Job
 from services.trainer.collector import Collector, unused
 from services.trainer.store import checkpoint_key
 from tests.harness.clock import ManualClock
+from tests.harness.memory_kv import MemoryKV
 from tests.trainer.conftest import World
 
 GRACE_S = 3600.0

@@ -11,7 +11,6 @@ import pytest_asyncio
 
 from chassis.artifact_keys import ArtifactKeys, ask_auth
 from chassis.artifacts import ArtifactStore
-from chassis.memory_kv import MemoryKV
 from lepton import artifacts
 from lepton.artifacts import CHECKPOINTS, Cipher, KeyFile
 from lepton.auth.v1 import encryption_service_pb2 as pb
@@ -21,6 +20,7 @@ from services.auth.key_providers import ProjectKeySettings
 from services.trainer.rewrapper import Rewrapper
 from tests.harness.auth import RunningAuth, running_auth
 from tests.harness.clock import ManualClock
+from tests.harness.memory_kv import MemoryKV
 
 ACME = "projects/acme"
 SETTLED = timedelta(hours=1)

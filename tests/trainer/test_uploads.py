@@ -13,7 +13,6 @@ import pytest
 
 from chassis.artifacts import ArtifactStore
 from chassis.clock import SystemClock
-from chassis.memory_kv import MemoryKV
 from lepton.artifacts import digest_of
 from lepton.client import AsyncClient
 from lepton.errors import Aborted, InvalidArgument, NotFound, ResourceExhausted
@@ -23,11 +22,13 @@ from services.trainer.collector import Collector
 from services.trainer.transfer_limits import Limits
 from services.trainer.uploads import Uploads
 from tests.harness.clock import ManualClock
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.registry import PART, registry_lepton
+from tests.harness.seeds import some_seed
 from tests.harness.wait import until
 
 ACME = ProjectName("acme")
-SEED = random.SystemRandom().randrange(1 << 32)
+SEED = some_seed()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +16,11 @@ from services.agent.launcher import LauncherClient
 from services.trainer.runs import Runs
 from tests.harness.elastic_job import ElasticJob, End, Plan, Told, Turn, uninterrupted
 from tests.harness.exactness import Inexact, check, losses
+from tests.harness.seeds import some_seed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-SEED = int(os.environ.get("LEPTON_SEED", random.SystemRandom().randrange(2**32)))
+SEED = some_seed()
 MOST_RANKS = 6
 
 

@@ -1,6 +1,5 @@
 """kill -9 at any moment of a real job: it finishes all the same, exactly, and what it has saved can be read."""
 
-import os
 import random
 
 import psutil
@@ -11,13 +10,14 @@ from lepton.client import AsyncClient
 from tests.harness.elastic_job import Plan
 from tests.harness.exactness import check
 from tests.harness.mesh_job import ENDED, MeshJob, load
+from tests.harness.seeds import some_seed
 from tests.harness.training_stack import TrainingStack
 from tests.harness.wait import until
 from tests.training.conftest import References
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
 
-SEED = int(os.environ.get("LEPTON_SEED", random.SystemRandom().randrange(2**32)))
+SEED = some_seed()
 # Checkpoints of 4 MB, so that some time is spent in writing them.
 PLAN = Plan(last=2, samples=96, batch=12, epochs=6, every=3, ballast=4 << 20, pause=0.05)
 STEPS = 48

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from chassis.kv import KV, Entry, Put
-from chassis.memory_kv import MemoryKV
 from lepton.auth.v1 import access_service_pb2 as access
 from lepton.auth.v1 import directory_service_pb2 as directory
 from lepton.auth.v1 import federation_service_pb2 as pb
@@ -24,6 +23,7 @@ from services.auth.oidc import federation as module
 from services.auth.oidc.federation import Federation
 from services.auth.oidc.settings import GroupGrant
 from tests.harness.auth import RunningAuth, running_auth
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.oidc import Minter
 
 # What rests on transactions is shown on both stores.

@@ -10,7 +10,6 @@ import pytest
 import pytest_asyncio
 
 from chassis.clock import SystemClock
-from chassis.memory_kv import MemoryKV
 from lepton.auth.v1 import session_service_pb2 as pb
 from lepton.errors import LeptonError, Unauthenticated
 from services.auth.oidc import id_token, providers
@@ -19,6 +18,7 @@ from services.auth.oidc.providers import Providers
 from tests.auth.oidc import attacks
 from tests.auth.oidc.attacks import CURVE, EDWARDS, NONCE, WEAK, Forge
 from tests.harness.auth import RunningAuth, running_auth
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.oidc import Minter
 
 ALL = {**attacks.HEADERS, **attacks.SIGNATURES, **attacks.IN_FORCE, **attacks.FOR_WHOM, **attacks.ISSUERS}

@@ -10,11 +10,11 @@ import pytest
 import pytest_asyncio
 from typer.testing import CliRunner
 
-from chassis.memory_kv import MemoryKV
 from lepton.cli.root import app
 from lepton.profile import Profile, write
 from services.auth.oidc.settings import GroupGrant
 from tests.harness.auth import RunningAuth, running_auth
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.oidc import RunningProvider
 
 pytestmark = pytest.mark.integration

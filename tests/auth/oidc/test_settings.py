@@ -10,11 +10,11 @@ import pytest
 import tomli_w
 
 from chassis.config import ConfigError
-from chassis.memory_kv import MemoryKV
 from lepton.auth.v1 import federation_service_pb2 as pb
 from services.auth.config import load
 from services.auth.oidc.settings import ALGORITHMS
 from tests.harness.auth import running_auth
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.oidc import ROOT, Minter, RunningProvider
 
 GOOD: dict[str, Any] = {"issuer": "https://login.example.com", "client_id": "lepton"}

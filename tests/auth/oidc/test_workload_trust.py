@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from chassis.memory_kv import MemoryKV
 from lepton.auth.v1 import access_service_pb2 as access
 from lepton.auth.v1 import directory_service_pb2 as directory
 from lepton.auth.v1 import federation_service_pb2 as pb
@@ -20,6 +19,7 @@ from services.auth.oidc import trusts
 from services.auth.oidc.trusts import matches_subject
 from tests.auth.test_directory import user
 from tests.harness.auth import RunningAuth, running_auth
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.oidc import Minter
 
 AUDIENCE = "lepton-ci"

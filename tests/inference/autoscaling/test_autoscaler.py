@@ -13,7 +13,6 @@ from google.protobuf.duration_pb2 import Duration
 from chassis.clock import SystemClock
 from chassis.election import Election
 from chassis.kv import Delete
-from chassis.memory_kv import MemoryKV
 from lepton.inference.v1.autoscaling_pb2 import Autoscaling, Scaling
 from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.internal.v1.gateway_load_pb2 import GatewayLoad, ModelLoad
@@ -26,6 +25,7 @@ from services.inference.autoscaling.settings import AutoscalingSettings
 from services.inference.autoscaling.waker import DurableWaker
 from services.inference.envoy import EnvoyAdmin
 from services.inference.store import deployment_key, deployments
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.serving import gateway
 from tests.harness.shown import shown
 from tests.harness.wait import until

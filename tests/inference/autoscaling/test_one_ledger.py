@@ -14,7 +14,6 @@ from chassis.artifacts import ArtifactStore
 from chassis.clock import SystemClock
 from chassis.election import Election
 from chassis.ledger import Ledger
-from chassis.memory_kv import MemoryKV
 from lepton.inference.v1.autoscaling_pb2 import Autoscaling
 from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.internal.v1.gateway_load_pb2 import GatewayLoad, ModelLoad
@@ -27,6 +26,7 @@ from services.inference.autoscaling.settings import AutoscalingSettings
 from services.inference.autoscaling.waker import DurableWaker
 from services.scheduler.config import Elastic
 from tests.harness.agent import Running, ScriptedAgent, Slice
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica, Workload, config, replica_of, workload
 from tests.harness.serving import linear_model
 from tests.inference.conftest import World, deployment_request

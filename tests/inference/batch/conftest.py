@@ -18,7 +18,6 @@ from safetensors.numpy import save
 from chassis.artifacts import ArtifactStore
 from chassis.election import Election
 from chassis.ledger import Ledger
-from chassis.memory_kv import MemoryKV
 from lepton.inference.v1 import batch_prediction_service_pb2 as pb
 from lepton.inference.v1 import inference_service_pb2 as models_pb
 from lepton.inference.v1.batch_prediction_pb2 import BatchInput, BatchPrediction
@@ -36,6 +35,7 @@ from services.inference.batch.states import ENDED
 from services.inference.batch.store import LEADER, key
 from services.inference.registry import Registry
 from tests.harness.array_agent import ArrayAgent, array_agent
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica, replica_of
 from tests.harness.shown import shown
 from tests.inference.pipelines.conftest import linear_onnx

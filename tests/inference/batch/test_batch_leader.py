@@ -13,7 +13,6 @@ from chassis.artifacts import ArtifactStore
 from chassis.election import Election
 from chassis.kv import created
 from chassis.ledger import Ledger
-from chassis.memory_kv import MemoryKV
 from lepton.errors import Aborted
 from lepton.inference.v1 import batch_prediction_service_pb2 as pb
 from lepton.inference.v1.batch_prediction_pb2 import BatchInput, BatchPrediction
@@ -29,6 +28,7 @@ from services.inference.batch.store import LEADER, key
 from services.inference.registry import Registry
 from tests.harness.crashes import Crash, MortalKV, MortalLedger, Steps
 from tests.harness.ledger import ScriptedLedger, scripted_ledger
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.shown import shown
 from tests.inference.batch.conftest import BatchWorld, npz
 

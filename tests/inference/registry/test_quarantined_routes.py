@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from chassis.kv import Delete
-from chassis.memory_kv import MemoryKV
 from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.inference.v1.pipeline_pb2 import ModelStep, Pipeline, PipelineStep
 from lepton.inference.v1.revision_pb2 import DeploymentRevision
@@ -11,6 +10,7 @@ from lepton.names import DeploymentName, DeploymentRevisionName, VersionName
 from services.inference.gateway_identity import token_rules
 from services.inference.references import versions_of, without_quarantined
 from services.inference.store import deployment_key, quarantined_key, revision_key
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.wait import until
 from tests.inference.test_gateway_files import BOOKMARK, CHANGED, Gate, deployment, revision, workload
 

@@ -19,7 +19,6 @@ from chassis.artifacts import ArtifactStore
 from chassis.clock import SystemClock
 from chassis.election import Election
 from chassis.kv import Put
-from chassis.memory_kv import MemoryKV
 from lepton.artifacts import ArtifactStore as Files
 from lepton.errors import InvalidArgument, NotFound, PermissionDenied
 from lepton.internal.v1 import model_server_pb2
@@ -50,6 +49,7 @@ from services.inference.triton_repository import onnxruntime_python
 from services.inference.triton_repository.options import ServingOptions
 from services.inference.triton_repository.warmup import Warmup
 from tests.harness.ledger import ScriptedLedger, scripted_ledger
+from tests.harness.memory_kv import MemoryKV
 from tests.harness.mesh import serving
 from tests.harness.serving import SIGNATURE, linear_model, samples, triton_tools
 from tests.harness.wait import until
