@@ -14,7 +14,7 @@ from lepton import data, trace_tree, tracing
 from lepton.client import AsyncClient
 from lepton.errors import AlreadyExists
 from lepton.inference.v1.deployment_pb2 import Deployment
-from lepton.profile import Profile
+from lepton.profile import Profile, choose_project
 from lepton.trainer.v1.job_pb2 import Job, Recipe, Workers
 
 PROJECT: Final = "demo"
@@ -39,7 +39,9 @@ async def tell(profile: Profile, home: Home, source: str, show: Show) -> dict[st
             with show.step("sign_in", "sign in: a project, a user, a service account, a short-lived token"):
                 key = await _sign_in(profile, home, show)
                 session = await client.sign_in(api_key=key)
+                await asyncio.to_thread(choose_project, PROJECT, home.profile_file)
                 show.note(f"signed in as {session.principal} by API key; the token lives 5 minutes")
+                show.note(f"`lepton` on this machine is signed in so too, and means projects/{PROJECT}")
             with show.step("nodes", "see the nodes that have joined"):
                 nodes = await _nodes(client, show)
             with show.step("train", f"train on {source}: a gang of {WORKERS} on 2 nodes"):

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import sys
 
 from deploy.local import control
@@ -35,6 +36,7 @@ def _up(home: Home) -> int:
         return 0
     hold.release()
     print(f"the stack is up; its state is in {home.root}, its profile in {home.profile_file}")
+    print(f"sign in with: lepton login --user admin --password-file {os.path.relpath(home.admin_password)}")
     return 0
 
 

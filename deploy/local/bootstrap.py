@@ -1,6 +1,7 @@
-"""What a fresh stack needs before it is of use: an authority, members admitted to the mesh, pools."""
+"""What a fresh stack needs before it is of use: an authority, members admitted to the mesh, pools, a project."""
 
 import asyncio
+import contextlib
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,9 +12,12 @@ from deploy.local.configs import NODES, join_token_file
 from deploy.local.home import Home
 from deploy.local.ports import Ports
 from lepton import channel
+from lepton.auth.v1.directory_service_pb2 import CreateProjectRequest
+from lepton.auth.v1.directory_service_pb2_grpc import DirectoryServiceStub
 from lepton.auth.v1.session_service_pb2 import PasswordCredential, SignInRequest
 from lepton.auth.v1.session_service_pb2_grpc import SessionServiceStub
 from lepton.errors import AlreadyExists
+from lepton.profile import DEFAULT_PROJECT
 from lepton.scheduler.v1.pool_pb2 import Pool
 from lepton.scheduler.v1.scheduler_service_pb2 import CreatePoolRequest
 from lepton.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
@@ -44,14 +48,19 @@ async def admit(home: Home, members: dict[str, str]) -> None:
         await asyncio.to_thread(file.chmod, 0o600)
 
 
-async def create_pools(home: Home, ports: Ports) -> None:
-    """Creates the pools that the stack's nodes join."""
+async def furnish(home: Home, ports: Ports) -> None:
+    """Creates the pools that the stack's nodes join, and the project that commands mean until another is chosen."""
     bundle, password = await asyncio.to_thread(
         lambda: (home.trust_bundle.read_bytes(), home.admin_password.read_text().strip())
     )
     async with channel.connect(ports.address("auth-client"), trust_bundle_pem=bundle, server_name="auth") as auth:
         credential = PasswordCredential(user="users/admin", password=password)
         session = await SessionServiceStub(auth).SignIn(SignInRequest(password=credential), timeout=_TIMEOUT_S)
+        default = CreateProjectRequest(project_id=DEFAULT_PROJECT)
+        with contextlib.suppress(AlreadyExists):
+            await DirectoryServiceStub(auth).CreateProject(
+                default, timeout=_TIMEOUT_S, metadata=[("authorization", f"Bearer {session.access_token}")]
+            )
     async with channel.connect(
         ports.address("scheduler-client"),
         token=session.access_token,
@@ -61,10 +70,8 @@ async def create_pools(home: Home, ports: Ports) -> None:
         stub = SchedulerServiceStub(scheduler)
         for pool in sorted({pool for pool, _ in NODES.values()}):
             request = CreatePoolRequest(pool_id=pool, pool=_POOLS[pool])
-            try:
+            with contextlib.suppress(AlreadyExists):
                 await stub.CreatePool(request, timeout=_TIMEOUT_S)
-            except AlreadyExists:
-                continue
 
 
 def _identity(home: Home, name: str) -> Path:

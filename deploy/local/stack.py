@@ -43,7 +43,7 @@ def plan(home: Home) -> Plan:
             *(_service(name, home, ports) for name in SERVICES if name not in ("auth", "inference")),
             _inference(home, ports),
         ],
-        partial(bootstrap.create_pools, home, ports),
+        partial(bootstrap.furnish, home, ports),
         [_gateway(home, ports), *(_agent(node, home, ports) for node in NODES)],
     ]
 
@@ -138,5 +138,6 @@ def _write_profile(home: Home, ports: Ports) -> None:
             traces=f"http://{ports.address('otlp-http')}",
             otlp=f"http://{ports.address('otlp-grpc')}",
             trust_bundle=home.trust_bundle,
+            project=profile.chosen_project(home.profile_file) or profile.DEFAULT_PROJECT,
         ),
     )

@@ -14,6 +14,8 @@ from lepton.errors import FailedPrecondition
 
 FILE: Final = "profile.toml"
 CREDENTIALS_FILE: Final = "credentials.json"
+DEFAULT_PROJECT: Final = "default"
+"""What commands mean on a stack of one's own until a project is chosen."""
 _ENDPOINTS: Final = ("auth", "scheduler", "trainer", "inference", "gateway", "traces", "otlp")
 
 
@@ -88,9 +90,9 @@ def home() -> Path:
     return Path.home() / ".lepton"
 
 
-def choose_project(project: str) -> None:
-    """Make a project the default in the profile that `Profile.load()` finds; nothing else in it changes."""
-    file = _find()
+def choose_project(project: str, path: Path | None = None) -> None:
+    """Make a project the default in a profile, the one that `Profile.load()` finds unless given; all else stays."""
+    file = path or _find()
     write(file, Profile.load(file, environment={}).with_project(project))
 
 
@@ -100,7 +102,7 @@ def write(path: Path, profile: Profile) -> None:
     document = {
         "endpoints": {name: getattr(profile, name) for name in _ENDPOINTS},
         "tls": {"trust_bundle": os.path.relpath(profile.trust_bundle, path.parent)},
-        "defaults": {"project": profile.project or _project_in(path)},
+        "defaults": {"project": profile.project or chosen_project(path)},
     }
     descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=".profile-")
     try:
@@ -114,7 +116,8 @@ def write(path: Path, profile: Profile) -> None:
         raise
 
 
-def _project_in(path: Path) -> str:
+def chosen_project(path: Path) -> str:
+    """The project that a profile names, or nothing."""
     try:
         return str(tomllib.loads(path.read_text())["defaults"]["project"])
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError):

@@ -17,7 +17,7 @@ import tomli_w
 from chassis.clock import SystemClock
 from chassis.etcd import EtcdKV
 from deploy.local import configs, stack
-from deploy.local.bootstrap import create_pools
+from deploy.local.bootstrap import furnish
 from deploy.local.component import Component, start, stop, until_ready
 from deploy.local.configs import GIB, Settings, join_token_file, service_settings
 from deploy.local.home import Home
@@ -65,7 +65,7 @@ class TrainingStack:
         await asyncio.gather(
             *(self._start(stack._service(name, self.home, self.ports)) for name in _SERVICES if name != "auth")
         )
-        await create_pools(self.home, self.ports)
+        await furnish(self.home, self.ports)
 
     async def join(self, *nodes: str, devices: int = 2, pool: str = "general") -> None:
         """Nodes `n1` to `n8` join, each with so many virtual devices (0: its own); returns when their agents answer."""

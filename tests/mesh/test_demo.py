@@ -27,6 +27,13 @@ def demo(home: Home) -> subprocess.Popen[str]:
     )
 
 
+def lepton(home: Home, *words: str) -> str:
+    """What a command prints on the demo's stack, as whoever the demo signed in."""
+    environment = {**os.environ, "LEPTON_HOME": str(home.root)}
+    command = [sys.executable, "-m", "lepton.cli", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
 def test_the_demo_trains_deploys_and_predicts_and_a_second_run_works(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     try:
@@ -43,6 +50,7 @@ def test_the_demo_trains_deploys_and_predicts_and_a_second_run_works(tmp_path: P
             expected = {"lepton-cli", "auth", "scheduler", "trainer", "agent", "rank", "inference", "gateway", "triton"}
             assert expected <= set(report["services_in_trace"])
             assert report["trace_id"] in output or len(report["trace_id"]) == 32
+            assert report["job"] in lepton(home, "jobs", "list", "-o", "name").split()  # signed in, a project chosen
     finally:
         control.stop(home)
     assert leftovers(home.root) == []

@@ -85,6 +85,10 @@ async def test_a_unary_and_a_streaming_call_work_with_a_token(stack: Stack, clie
     assert "loss" in metrics.stdout, metrics.stderr
 
 
+async def test_commands_on_a_fresh_stack_mean_a_project_that_is_there(stack: Stack, client: AsyncClient) -> None:
+    assert (await client.projects.get(stack.profile.project)).name == "projects/default"
+
+
 async def test_without_a_token_the_answer_is_unauthenticated(stack: Stack) -> None:
     schema = ["--schema", "protos", "--schema", "third_party"]
     refused = await curl(stack, "trainer", *schema, "--data", "{}", "URL/lepton.trainer.v1.TrainerService/ListJobs")

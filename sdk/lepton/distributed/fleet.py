@@ -12,12 +12,11 @@ from typing import Any, Final
 
 from lepton.client import AsyncClient
 from lepton.errors import AlreadyExists, FailedPrecondition
-from lepton.profile import FILE, Profile, home
+from lepton.profile import DEFAULT_PROJECT, FILE, Profile, home
 from lepton.scheduler.v1.node_pb2 import Node
 
 VIRTUAL: Final = "virtual"
 """The model of a device that a node only declares."""
-_PROJECT: Final = "default"
 _STACK: Final = "stack.json"
 
 Tell = Callable[[str], None]
@@ -55,11 +54,11 @@ async def reach(project: str, tell: Tell) -> Access:
             await _start(profile.folder, tell)  # nothing happens when it runs
             profile = Profile.load(profile.folder / FILE)
     options = await asyncio.to_thread(_credentials, profile)
-    access = Access(profile=profile, project=project or profile.project or _PROJECT, options=options)
+    access = Access(profile=profile, project=project or profile.project or DEFAULT_PROJECT, options=options)
     if "password" in options and not project and not profile.project:
         async with access.client() as client:
             with contextlib.suppress(AlreadyExists):
-                await client.projects.create(_PROJECT)
+                await client.projects.create(DEFAULT_PROJECT)
     return access
 
 
