@@ -306,6 +306,6 @@ class _Ending:
     def __call__(self, call: Any) -> None:
         code = _at_once(call.code()) or grpc.StatusCode.UNKNOWN
         self._span.set("rpc.response.status_code", code.name)
-        if code is not grpc.StatusCode.OK:
+        if code is not grpc.StatusCode.OK and not call.cancelled():  # who has heard enough of a stream has not failed
             self._span.fail(code.name)
         self._span.end()

@@ -117,6 +117,19 @@ async def test_a_failed_call_marks_its_span_by_reason_and_never_by_text(kept: Ke
     assert "swordfish" not in "".join(span.to_json() for span in kept.spans)
 
 
+async def test_who_has_heard_enough_of_a_stream_has_not_failed(kept: Kept) -> None:
+    with telemetry.tracing("trainer", exporter=kept):
+        async with serving((add_echo_to_server, Echo())) as mesh, mesh.client() as channel:
+            with telemetry.span("call"):
+                call = EchoStub(channel).Watch(EchoMessage(name="projects/acme", text="hello", count=1000))
+                await call.read()
+                call.cancel()
+    client = next(span for span in kept.spans if span.kind is SpanKind.CLIENT)
+    assert client.attributes is not None
+    assert client.attributes["rpc.response.status_code"] == "CANCELLED"
+    assert client.status.status_code is StatusCode.UNSET
+
+
 async def test_a_collector_that_is_away_costs_nothing_but_spans() -> None:
     with telemetry.tracing("trainer", otlp_endpoint="http://127.0.0.1:9", sample_ratio=1.0):
         async with serving((add_echo_to_server, Echo())) as mesh, mesh.client() as channel:
