@@ -7,11 +7,15 @@ MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 export LEPTON_HOME ?= $(CURDIR)/.lepton
+# Hundreds of short-lived Pythons are started here: each compiles everything anew where none may keep what it compiled.
+unexport PYTHONDONTWRITEBYTECODE
 # The Python that .venv is made from: the first of these that is 3.11 or 3.12 (numpy 1.26 for Triton's stub ends there).
 PYTHONS := $(PYTHON) python3 python3.12 python3.11
 CODE := sdk/lepton chassis services deploy bench
 # Tests that need no other program and are over in seconds.
 QUICK := -m "not slow and not integration and not exhaustive" --ignore=tests/mesh --ignore=tests/faults
+# The order of the files is tests/conftest.py's: what takes longest comes first.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 # What `make bench` runs: every module of bench that is a program.
 BENCHES ?= $(sort $(basename $(notdir $(shell grep -l __main__ bench/*.py 2>/dev/null))))
 
@@ -51,7 +55,7 @@ check-types:
 	@echo "== types"; $(BIN)/mypy $(wildcard $(CODE))
 
 check-unit:
-	@echo "== unit tests"; $(BIN)/python -m pytest -q -n 2 --dist loadfile $(QUICK)
+	@echo "== unit tests"; $(BIN)/python -m pytest -q $(PARALLEL) $(QUICK)
 
 check-format:
 	@echo "== format"; $(BIN)/ruff format --check .
@@ -72,10 +76,10 @@ check-generated:
 	@echo "== generated code"; $(BIN)/python -m deploy.gen --check
 
 test: setup ## the whole suite but the slow tests, on real etcd, Envoy and Triton
-	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-all: setup ## the suite with the slow tests, and property tests with new examples
-	@LEPTON_EXAMPLES=new $(BIN)/python -m pytest -n 2 --dist loadfile
+	@LEPTON_EXAMPLES=new $(BIN)/python -m pytest $(PARALLEL)
 
 bench: setup ## run the benchmarks, each printing JSON (BENCHES="rpc" picks)
 	@for bench in $(BENCHES); do echo "== $$bench" >&2; $(BIN)/python -m "bench.$$bench"; done

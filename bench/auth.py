@@ -11,37 +11,31 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from itertools import cycle
 from pathlib import Path
 from statistics import median
-from time import perf_counter, perf_counter_ns, process_time
+from time import perf_counter
 from typing import Any, Final
 from uuid import uuid4
 
 import grpc
 import grpc.aio
 import uvloop
-from joserfc import jwt
-from joserfc.jwk import KeySet
 
+from bench.auth_decisions import LIVE, decisions
 from bench.auth_server import PASSWORD
 from bench.echo import SERVICE, PingMessage
-from bench.http2_load import Load, Request, load
-from bench.rpc import target
+from bench.http2_load import Request, load
+from bench.rpc import checked, target
 from chassis import GRPC_EXPERIMENTS
-from chassis.access import Binding, Decision, PolicyReplica, PolicySnapshot
-from chassis.call import Principal
-from chassis.conditions import Attributes, Condition, Window
+from chassis.access import PolicyReplica
 from chassis.policy_feed import follow_policy
 from lepton.auth.v1 import access_service_pb2 as access
 from lepton.auth.v1 import session_service_pb2 as session
 from lepton.auth.v1.session_service_pb2_grpc import SessionServiceStub
 from lepton.errors import Unauthenticated
-from tests.harness.pki import TokenSigner
 
 CORES: Final = sorted(os.sched_getaffinity(0))
 ROOT: Final = Path(__file__).resolve().parent.parent
-LIVE, COLD_SHARE, DECISIONS = 10_000, 0.01, 200_000
 TARGETS: Final = {
     "decisions_vs_uncached": (">=", 50.0),
     "in_process_p99_us": ("<=", 20.0),
@@ -50,126 +44,6 @@ TARGETS: Final = {
     "revocation_worst_s": ("<=", 5.0),
 }
 AT_SHARE: Final = 0.7  # of what one core serves, at random times: what a service is sized for
-_PERMISSION, _RESOURCE = "jobs.create", "projects/p{}/jobs/digits"
-
-
-def decisions(rounds: int = 7) -> dict[str, Any]:
-    """Token and permission, as the middleware asks: live tokens with 1 % never seen, against verifying each one."""
-    signer, replica = TokenSigner(), PolicyReplica()
-    people = range(LIVE)
-    bindings = (Binding(principal=f"users/u{n}", role="roles/dev", scope=f"projects/p{n % 1000}") for n in people)
-    policy = PolicySnapshot(
-        revision=1,
-        roles={"roles/dev": frozenset({"jobs.*", "models.get"})},
-        bindings=tuple(bindings),
-        jwks=signer.jwks,
-        issuer=signer.issuer,
-        audience=signer.audience,
-    )
-    replica.apply(policy)
-    live = [(signer.token(f"users/u{n}", projects=[f"p{n % 1000}"]), _RESOURCE.format(n % 1000)) for n in people]
-    for token, resource in live:
-        _decide(replica, token, resource)
-    tokens = [token for token, _ in live[:2000]]
-    # In turns and in CPU time, because this process is seldom alone on its core.
-    rates = [(_mixed(replica, signer, live), _uncached(signer, tokens)) for _ in range(rounds)]
-    latencies = _latencies(replica, live)
-    checks = _checks(replica, live)
-    rate, uncached = (median(each) for each in zip(*rates, strict=True))
-    return {
-        "live_tokens": LIVE,
-        "cold_share": COLD_SHARE,
-        "decisions_per_s": round(rate),
-        "uncached_eddsa_per_s": round(uncached),
-        "decisions_vs_uncached": round(median(one / other for one, other in rates), 1),
-        "permission_checks_per_s": round(checks),
-        "conditional_checks_per_s": round(_conditional_checks()),
-        "in_process_p50_us": latencies[len(latencies) // 2] / 1000,
-        "in_process_p99_us": latencies[len(latencies) * 99 // 100] / 1000,
-        "in_process_p999_us": latencies[len(latencies) * 999 // 1000] / 1000,
-        "cold_p50_us": round(1e6 * _cold_s(replica, signer), 1),
-    }
-
-
-def _decide(replica: PolicyReplica, token: str, resource: str) -> None:
-    if replica.allowed(replica.verify(token), _PERMISSION, resource) is not Decision.ALLOWED:
-        raise SystemExit("a decision that must allow did not: the figures would be worthless")
-
-
-def _uncached(signer: TokenSigner, tokens: list[str]) -> float:
-    """What a service without a memory does: the library's verification, with the claims checked."""
-    keys, needed = KeySet.import_key_set(signer.jwks), {"essential": True}  # type: ignore[arg-type]
-    claims = {"iss": {"essential": True, "value": signer.issuer}, "aud": needed, "exp": needed}
-    registry = jwt.JWTClaimsRegistry(leeway=30, **claims)  # type: ignore[arg-type]
-    started = process_time()
-    for token in tokens:
-        registry.validate(jwt.decode(token, keys, algorithms=["EdDSA"]).claims)
-    return len(tokens) / (process_time() - started)
-
-
-def _mixed(replica: PolicyReplica, signer: TokenSigner, live: list[tuple[str, str]]) -> float:
-    """Decisions per second; one in a hundred is about a token that nobody has seen."""
-    every = round(1 / COLD_SHARE)
-    fresh = [f"Bearer {signer.token(f'users/u{n}', projects=[f'p{n % 1000}'])}" for n in range(DECISIONS // every)]
-    known = [(f"Bearer {token}", resource) for token, resource in live]
-    mixed = [
-        (fresh[turn // every], _RESOURCE.format(turn // every % 1000)) if turn % every == 0 else pair
-        for turn, pair in zip(range(DECISIONS), cycle(known), strict=False)
-    ]
-    verify, allowed, permission, wanted = replica.verify, replica.allowed, _PERMISSION, Decision.ALLOWED
-    started = process_time()
-    for header, resource in mixed:
-        # Cut out as the middleware does: a text that was hashed before would flatter the memory of tokens.
-        if allowed(verify(header[7:]), permission, resource) is not wanted:
-            raise SystemExit("a decision that must allow did not: the figures would be worthless")
-    return DECISIONS / (process_time() - started)
-
-
-def _latencies(replica: PolicyReplica, live: list[tuple[str, str]]) -> list[int]:
-    """Nanoseconds of decisions about live tokens, sorted."""
-    taken = []
-    for header, resource in [(f"Bearer {token}", resource) for token, resource in live] * 10:
-        started = perf_counter_ns()
-        _decide(replica, header[7:], resource)
-        taken.append(perf_counter_ns() - started)
-    return sorted(taken)
-
-
-def _cold_s(replica: PolicyReplica, signer: TokenSigner) -> float:
-    taken = []
-    for number in range(500):
-        token = signer.token(f"users/u{number}")
-        started = perf_counter()
-        replica.verify(token)
-        taken.append(perf_counter() - started)
-    return median(taken)
-
-
-def _checks(replica: PolicyReplica, live: list[tuple[str, str]]) -> float:
-    """Permission checks per second, the caller being known."""
-    asked = [(replica.verify(token), resource) for token, resource in live] * 10
-    allowed = replica.allowed
-    started = process_time()
-    for principal, resource in asked:
-        allowed(principal, _PERMISSION, resource)
-    return len(asked) / (process_time() - started)
-
-
-def _conditional_checks() -> float:
-    """Checks per second of grants for pools, priority and working hours, which no memory answers."""
-    hours = (Window(days=frozenset(range(1, 8)), start=0, end=24 * 60, zone="Europe/Berlin"),)
-    condition = Condition(pools=frozenset({"pools/a", "pools/b"}), max_priority=5, windows=hours)
-    binding = Binding(principal="users/u", role="roles/dev", scope="projects/p", condition=condition)
-    replica = PolicyReplica()
-    roles = {"roles/dev": frozenset({"jobs.*"})}
-    replica.apply(PolicySnapshot(revision=1, roles=roles, bindings=(binding,), issuer="i", audience="a"))
-    principal, attributes = Principal(name="users/u"), Attributes(pools=("pools/b",), priority=3)
-    if replica.allowed(principal, _PERMISSION, "projects/p", attributes) is not Decision.ALLOWED:
-        raise SystemExit("a decision that must allow did not: the figures would be worthless")
-    started = process_time()
-    for _ in range(DECISIONS):
-        replica.allowed(principal, _PERMISSION, "projects/p", attributes)
-    return DECISIONS / (process_time() - started)
 
 
 async def over_grpc(hello: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -192,7 +66,7 @@ async def over_grpc(hello: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         server_name="auth",
     )
     for concurrency in (1, 2, 3, 4, 6, 8, 16, 32):
-        done = _good(
+        done = checked(
             await load(
                 hello["ports"]["client"], request, seconds=seconds, concurrency=concurrency,
                 connections=min(4, concurrency), tls=_tls(hello), server_name="auth",
@@ -203,7 +77,7 @@ async def over_grpc(hello: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     most = max(each["calls_per_s"] for each in loads)
     within = [each for each in loads if each["p95_ms"] <= TARGETS["grpc_p95_ms"][1]]
     best = max(within or loads[:1], key=lambda each: each["calls_per_s"])
-    done = _good(
+    done = checked(
         await load(
             hello["ports"]["client"], request, seconds=3 * seconds, concurrency=0, connections=4, tls=_tls(hello),
             server_name="auth", rate_per_s=AT_SHARE * most,
@@ -229,7 +103,7 @@ async def sign_ins(hello: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for name, body in bodies.items():
         request = Request(path=path, body=body.SerializeToString())
-        done = _good(
+        done = checked(
             await load(
                 hello["ports"]["client"],
                 request,
@@ -269,7 +143,7 @@ async def revocation(hello: Mapping[str, Any], times: int) -> dict[str, Any]:
             target_ = session.RevokeAccessRequest(token_id=replica.verify(token).token_id)
             started = perf_counter()
             call = asyncio.ensure_future(stub.RevokeAccess(target_, metadata=signed_in, timeout=30))
-            while _is_good(replica, token):  # noqa: ASYNC110 - the pause is the resolution of the measurement
+            while _ischecked(replica, token):  # noqa: ASYNC110 - the pause is the resolution of the measurement
                 await asyncio.sleep(0.0005)
             taken.append(perf_counter() - started)
             await call
@@ -287,7 +161,7 @@ def _tokens(hello: Mapping[str, Any]) -> list[str]:
     return Path(hello["tokens"]).read_text().split("\n")
 
 
-def _is_good(replica: PolicyReplica, token: str) -> bool:
+def _ischecked(replica: PolicyReplica, token: str) -> bool:
     try:
         replica.verify(token)
     except Unauthenticated:
@@ -310,10 +184,10 @@ async def tax(rounds: int, seconds: float) -> dict[str, Any]:
         for number in range(rounds + 1):
             for name, each in targets.items():
                 done = await load(each.port, each.request, seconds=seconds, concurrency=16, connections=4, tls=each.tls)
-                rates[name].append(_good(done).rate)
+                rates[name].append(checked(done).rate)
             full = targets["full"]
             done = await load(full.port, public, seconds=seconds, concurrency=16, connections=4)
-            rates["full_public"].append(_good(done).rate)
+            rates["full_public"].append(checked(done).rate)
             if number == 0:  # the warm-up
                 for kept in rates.values():
                     kept.clear()
@@ -333,12 +207,6 @@ async def tax(rounds: int, seconds: float) -> dict[str, Any]:
 async def _targets(variants: Mapping[str, Mapping[str, Any]]) -> AsyncIterator[dict[str, Any]]:
     async with AsyncExitStack() as stack:
         yield {name: await stack.enter_async_context(target(each, "")) for name, each in variants.items()}
-
-
-def _good(result: Load) -> Load:
-    if result.failures or not result.latencies_s:
-        raise SystemExit(f"{result.failures} calls failed: the figures would be worthless")
-    return result
 
 
 @asynccontextmanager

@@ -34,7 +34,7 @@ from lepton.artifacts import ArtifactStore
 from lepton.golden import Golden
 from lepton.models import ModelPackage
 from lepton.models.package import GOLDEN, ONNX, WEIGHTS
-from services.agent.triton import ServedModel
+from services.agent.served_model import ServedModel
 from services.inference.compress.optimise import Spec, optimise, read_original
 from services.inference.compress.selection import Candidate, Rule, Target, propose
 from services.inference.triton_repository import CONFIG, ServingOptions, render

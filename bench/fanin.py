@@ -24,6 +24,7 @@ import psutil
 import uvloop
 from prometheus_client import REGISTRY
 
+from bench.fanin_agents import CONNECTING_S, STREAMS_PER_CHANNEL, Agents, questions, say
 from chassis.access import PolicyReplica
 from chassis.call import Call
 from chassis.clock import SystemClock
@@ -38,18 +39,14 @@ from chassis.stack import stack
 from lepton.channel import options
 from lepton.internal.v1 import node_session_pb2 as pb
 from lepton.names import NodeName, PoolName
-from lepton.scheduler.v1 import node_pb2, pool_pb2, resources_pb2
+from lepton.scheduler.v1 import pool_pb2
 from services.scheduler import keys
 from services.scheduler.config import Nodes, SchedulerConfig
 from services.scheduler.scheduler import Scheduler
 from tests.harness.etcd import EtcdCluster
 from tests.harness.pki import Authority
 
-OPEN: Final = "/lepton.internal.v1.NodeSessionService/OpenSession"
 BEAT: Final = "/bench.Heartbeat/Beat"
-STREAMS_PER_CHANNEL: Final = 200
-OPEN_TOGETHER: Final = 64
-CONNECTING_S: Final = 4.0
 ENGINE: Final = "-event_engine_listener"  # as services/scheduler/__main__.py sets it; GRPC_EXPERIMENTS= tries another
 
 
@@ -140,83 +137,9 @@ async def serve(folder: Path, etcd: str) -> None:
         unary = bare.add_secure_port("127.0.0.1:0", identity.server_credentials(require_client=True))
         await bare.start()
         await scheduler.ledger.synced.wait()
-        _say({"mesh": server.ports["mesh"], "unary": unary})
-        async for _ in _questions():
-            _say({"heard": REGISTRY.get_sample_value("scheduler_heartbeats_total")})
-
-
-class Agents:
-    """Some simulated agents of one process."""
-
-    def __init__(self, first: int, count: int, interval_s: float) -> None:
-        self.first, self.count, self.interval_s = first, count, interval_s
-        self._pace_s = max(interval_s, CONNECTING_S)  # until all are connected, since connecting costs as well
-        self.acked = self.broken = 0
-        self.delays: list[float] = []
-        self._calls: list[Any] = []
-        self._sent: dict[int, float] = {}
-        self._listening: list[asyncio.Task[None]] = []
-
-    async def run(self, channels: list[grpc.aio.Channel]) -> None:
-        """Connect all, beating from the first moment on; beat at the full rate from the first question on."""
-        limit = asyncio.Semaphore(OPEN_TOGETHER)
-        beating = asyncio.create_task(self._beat_forever())
-        await asyncio.gather(
-            *[self._connect(channels[at // STREAMS_PER_CHANNEL], at, limit) for at in range(self.count)]
-        )
-        _say({"connected": self.count})
-        async for _ in _questions():
-            self._pace_s = self.interval_s
-            _say({"acked": self.acked, "broken": self.broken, "delays": self.delays[-20000:]})
-        beating.cancel()
-
-    async def _connect(self, channel: grpc.aio.Channel, at: int, limit: asyncio.Semaphore) -> None:
-        """Open one session, again and again as an agent does while the scheduler is busy with the others."""
-        async with limit:
-            while True:
-                call: Any = channel.stream_stream(OPEN)()
-                try:
-                    await call.write(_hello(self.first + at))
-                    welcome = pb.OpenSessionResponse.FromString(await call.read())
-                except grpc.aio.AioRpcError as error:
-                    print("retrying:", error.details(), file=sys.stderr)
-                    await asyncio.sleep(0.5)
-                else:
-                    break
-            assert welcome.HasField("welcome")
-        self._calls.append(call)
-        self._listening.append(asyncio.create_task(self._listen(call, at)))
-
-    async def _listen(self, call: Any, at: int) -> None:
-        try:
-            while await call.read() is not grpc.aio.EOF:
-                self.acked += 1
-                sent = self._sent.pop(at, None)
-                if sent is not None:
-                    self.delays.append(time.monotonic() - sent)
-        except grpc.aio.AioRpcError as error:
-            print(error.code(), error.details(), file=sys.stderr)
-        self.broken += 1
-
-    async def _beat_forever(self) -> None:
-        """Every agent once an interval, evenly spread over it; the message of a round is serialized once."""
-        slots, round_ = 50, 0
-        while True:
-            began, pace_s = time.monotonic(), self._pace_s
-            round_ += 1
-            beat = pb.OpenSessionRequest(
-                heartbeat=pb.Heartbeat(sequence=round_, cpu_used_milli=500)
-            ).SerializeToString()
-            for slot in range(slots):
-                await asyncio.sleep(max(0.0, began + slot / slots * pace_s - time.monotonic()))
-                for at in range(slot, len(self._calls), slots):
-                    if at % 100 == slot:
-                        self._sent.setdefault(at, time.monotonic())
-                    try:
-                        await self._calls[at].write(beat)
-                    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                        continue
-            await asyncio.sleep(max(0.0, began + pace_s - time.monotonic()))
+        say({"mesh": server.ports["mesh"], "unary": unary})
+        async for _ in questions():
+            say({"heard": REGISTRY.get_sample_value("scheduler_heartbeats_total")})
 
 
 async def agents(folder: Path, port: str, which: str, count: str, interval_s: str) -> None:
@@ -240,9 +163,9 @@ async def unary(folder: Path, port: str) -> None:
             calls += 1
 
     tasks = [asyncio.create_task(caller()) for _ in range(16)]
-    _say({})
-    async for _ in _questions():
-        _say({"calls": calls})
+    say({})
+    async for _ in questions():
+        say({"calls": calls})
     for task in tasks:
         task.cancel()
 
@@ -257,14 +180,6 @@ class _Unary(grpc.GenericRpcHandler):
 
     async def _beat(self, request: pb.Heartbeat, context: Any) -> pb.HeartbeatAck:
         return pb.HeartbeatAck(sequence=request.sequence)
-
-
-def _hello(number: int) -> bytes:
-    node = node_pb2.Node(
-        name=f"pools/bench/nodes/n{number}", address="127.0.0.1", capacity=resources_pb2.Resources(cpu_milli=1000)
-    )
-    node.devices.extend(resources_pb2.Device(index=index) for index in range(8))
-    return pb.OpenSessionRequest(hello=pb.Hello(node=node)).SerializeToString()
 
 
 def _any_node(_call: Call | None) -> Any:
@@ -293,18 +208,6 @@ def _load(path: Path) -> Credentials:
 def _cpu(process: psutil.Process) -> float:
     times = process.cpu_times()
     return times.user + times.system
-
-
-def _say(answer: dict[str, Any]) -> None:
-    print(json.dumps(answer), flush=True)
-
-
-async def _questions() -> AsyncIterator[str]:
-    """Lines of standard input."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while line := await reader.readline():
-        yield line.decode()
 
 
 async def _ask(child: asyncio.subprocess.Process) -> dict[str, Any]:

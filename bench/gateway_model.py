@@ -10,7 +10,7 @@ from tritonclient.grpc import service_pb2
 
 from lepton.golden import Golden
 from lepton.models import Signature, Tensor
-from services.agent.triton import ServedModel
+from services.agent.served_model import ServedModel
 from services.inference.triton_repository import CONFIG, ServingOptions, render
 
 SHAPE: Final = (1, 16, 16)

@@ -3,11 +3,10 @@
 import asyncio
 import json
 import os
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,9 +14,10 @@ import psutil
 
 from bench import gateway_model
 from bench.serving_load import Call
-from services.agent.triton import ReplicaSettings
-from services.agent.triton_server import Port
+from services.agent.ports import Port
+from services.agent.replica_settings import ReplicaSettings
 from services.inference.envoy import Endpoint, Route, Routes, Target
+from tests.harness.collector import collector_process
 from tests.harness.serving import envoy_binary, gateway, replica
 from tests.harness.wait import until
 
@@ -49,13 +49,16 @@ async def scene(kind: str) -> AsyncIterator[Scene]:
     """One Triton, the gateway before it with everything on, a bare Envoy, and a collector of traces."""
     async with AsyncExitStack() as exits:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="lepton-bench-")))
-        collector = await exits.enter_async_context(_collector(folder))
+        spans = await exits.enter_async_context(collector_process(folder))
+        collector = replace(Endpoint.parse(spans.grpc), name="127.0.0.1")
         settings = ReplicaSettings(check_interval_s=10)
         backend = await exits.enter_async_context(
             replica(folder / "replica", [gateway_model.served(MODEL, kind)], settings)
         )
         await backend.ready(deadline_s=90)
-        front = await exits.enter_async_context(gateway(folder / "envoy", concurrency=2, collector=collector))
+        front = await exits.enter_async_context(
+            gateway(folder / "envoy", concurrency=2, collector=collector, collector_roots=spans.roots)
+        )
         target = Target(
             revision=1, endpoints=(backend.endpoint,), lineage=(("lepton-model-version", "sha256:" + "0" * 64),)
         )
@@ -94,23 +97,6 @@ def place(up: Scene, *, is_shared: bool) -> Sequence[int]:
                 for thread in each.threads():
                     os.sched_setaffinity(thread.id, cores)
     return load
-
-
-@asynccontextmanager
-async def _collector(folder: Path) -> AsyncIterator[Endpoint]:
-    ports = [Port(), Port()]
-    grpc_port, http_port = (port.number for port in ports)
-    for port in ports:
-        port.close()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "deploy.telemetry.collector", "--database", str(folder / "spans.sqlite")),
-        *("--grpc", f"127.0.0.1:{grpc_port}", "--http", f"127.0.0.1:{http_port}"),
-    )
-    try:
-        yield Endpoint(host="127.0.0.1", port=grpc_port)
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ import psutil
 from bench import gateway_model, serving_load
 from bench.serving_load import Call
 from chassis.credentials import replica_host
-from services.agent.triton import ReplicaSettings
+from services.agent.replica_settings import ReplicaSettings
 from services.inference.envoy import Route, Routes, Target
 from tests.harness.mesh_ca import MeshCa
 from tests.harness.serving import RunningGateway, gateway, replica

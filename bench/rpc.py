@@ -68,7 +68,7 @@ class Target:
     async def round(self, seconds: float) -> None:
         """Sixteen calls in flight, then one at a time."""
         before = self._cpu_s()
-        full = _checked(
+        full = checked(
             await load(self.port, self.request, seconds=seconds, concurrency=16, connections=4, tls=self.tls)
         )
         self.cpu_us.append(1e6 * (self._cpu_s() - before) / len(full.latencies_s))
@@ -76,7 +76,7 @@ class Target:
         self.p50_us.append(full.percentile_us(0.5))
         self.p99_us.append(full.percentile_us(0.99))
         self.paired_rates.append(await _paired(self.channel, self.request, seconds))
-        alone = _checked(await load(self.port, self.request, seconds=seconds / 4, concurrency=1, tls=self.tls))
+        alone = checked(await load(self.port, self.request, seconds=seconds / 4, concurrency=1, tls=self.tls))
         self.alone_p50_us.append(alone.percentile_us(0.5))
 
     def forget(self) -> None:
@@ -156,7 +156,8 @@ def _ratio(above: list[float], below: list[float]) -> float:
     return round(median(one / other for one, other in zip(above, below, strict=True)), 3)
 
 
-def _checked(result: Load) -> Load:
+def checked(result: Load) -> Load:
+    """A load of which every call was answered."""
     if result.failures or not result.latencies_s:
         raise SystemExit(f"{result.failures} calls failed: the figures would be worthless")
     return result

@@ -26,7 +26,7 @@ from bench.peers import environments, serving_model
 from bench.serving_load import Call
 from lepton.golden import Golden
 from lepton.models import Signature, Tensor
-from services.agent.triton import ServedModel
+from services.agent.served_model import ServedModel
 from services.inference.envoy import Route, Routes, Target
 from services.inference.triton_repository import ServingOptions
 from services.inference.triton_repository import render as render_repository

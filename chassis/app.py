@@ -19,6 +19,8 @@ from chassis.audit.auditor import Auditor
 from chassis.audit.shipper import FeedSink, Sink
 from chassis.audit.spool import Spool
 from chassis.clock import Clock, SystemClock
+from chassis.clock_skew import ClockSkew
+from chassis.collector_roots import collector_roots, keep_roots
 from chassis.config import ServiceConfig
 from chassis.identity import Identity, IdentityError, Issuer
 from chassis.issuer import AuthIssuer
@@ -100,12 +102,16 @@ class App:
             folder=Path(wanted.state_dir),
             clock=self.clock,
         )
+        roots = collector_roots(self.config.telemetry, wanted)
+        if roots is not None and not self.config.telemetry.otlp_certificate:
+            keep_roots(roots, self._identity)
         self._peers = await self.enter(Peers(self.config.peers, self._identity))
         self.loop("identity", self._identity.renew_forever)
         self.loop("end windows of grants", self.access.end_windows)
         if follows_policy:
             channel = self._peers.channel("auth")
-            self.loop("policy", lambda: self.access.follow_forever(lambda: follow_policy(channel)))
+            skew = ClockSkew("auth", self.clock)
+            self.loop("policy", lambda: self.access.follow_forever(lambda: follow_policy(channel, skew)))
             await self.audit(FeedSink(channel))
 
     async def audit(self, sink: Sink) -> None:
@@ -212,7 +218,12 @@ async def serve(config: Config, build: Callable[[Config, App], Awaitable[None]],
         loop.add_signal_handler(number, stop)
     async with AsyncExitStack() as resources:
         resources.enter_context(
-            telemetry.tracing(config.service, otlp_endpoint=wanted.otlp_endpoint, sample_ratio=wanted.sample_ratio)
+            telemetry.tracing(
+                config.service,
+                otlp_endpoint=wanted.otlp_endpoint,
+                otlp_certificate=collector_roots(wanted, config.identity),
+                sample_ratio=wanted.sample_ratio,
+            )
         )
         app = App(config, resources, clock)
         await build(config, app)

@@ -1,7 +1,8 @@
 """Compliance at admission: what is asked for is judged by the policies in force, from memory."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 from chassis.access import PolicyReplica, PolicySnapshot
@@ -17,6 +18,7 @@ from lepton.errors import FailedPrecondition, Unavailable
 log = logger(__name__)
 
 WARNING: Final = "x-lepton-compliance-warning-bin"  # in the trailers of an answer: UTF-8, one for each rule
+_MOST_POOLS: Final = 64  # that a workload may name
 _MOST_WARNINGS: Final = 4  # trailers are bounded, and so is what a caller reads
 _violations = counter(
     "lepton_compliance_violations",
@@ -87,6 +89,24 @@ class Compliance:
         if refused:
             raise refusal(refused)
         _tell([each for each in found if each.is_told])
+
+    def placed(self, subject: Subject, pools: Sequence[str]) -> tuple[str, ...]:
+        """Those of these pools (none: of all) in which a subject may be, all of them where nothing is refused.
+
+        Raises FailedPrecondition (COMPLIANCE_VIOLATION) when it may be in none.
+        """
+        wanted = tuple(pools)
+        refused = self._refused(subject, wanted)
+        if not refused:
+            return wanted
+        labels = self._pools.labels if self._pools is not None else None
+        good = tuple(pool for pool in wanted or sorted(labels or {}) if not self._refused(subject, (pool,)))
+        if not good:
+            raise refusal(worst_first(refused))
+        return good[:_MOST_POOLS]
+
+    def _refused(self, subject: Subject, pools: tuple[str, ...]) -> list[Violation]:
+        return [each for each in self.judge(replace(subject, pools=pools)) if each.is_refused]
 
 
 def refusal(violations: list[Violation]) -> FailedPrecondition:

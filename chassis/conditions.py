@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -11,6 +11,8 @@ from lepton.policy.v1 import condition_pb2
 
 EVERY_DAY: Final = frozenset(range(1, 8))
 _DAYS: Final = ("", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_DAY: Final = 24 * 60
+_WEEK: Final = 7 * _DAY
 _SHOWN: Final = 80  # characters of what a request names
 
 
@@ -45,6 +47,23 @@ class Window:
             return day in self.days and self.start <= at < self.end
         before = day - 1 or 7
         return (day in self.days and at >= self.start) or (before in self.days and at < self.end)
+
+    def next_change(self, minute: int) -> int:
+        """The next minute at which it begins or ends; a week on at the latest, when it is to be asked again."""
+        last, holds, at = minute + _WEEK, self.holds(minute), minute
+        while at < last:
+            at = self._next_look(at)
+            if self.holds(at) is not holds:
+                return at
+        return last
+
+    def _next_look(self, minute: int) -> int:
+        """Between a minute and this one nothing can change: the clock there meets neither an end nor a jump."""
+        local = _local(self.zone, minute)
+        if local is None:
+            return minute + _WEEK
+        ahead = min((end - local[1]) % _DAY or _DAY for end in (self.start, self.end))
+        return _jump(self.zone, minute, minute + ahead) or minute + ahead
 
     def __str__(self) -> str:
         return f"{_days(self.days)} {_clock(self.start)}-{_clock(self.end)} {self.zone}"
@@ -139,6 +158,24 @@ def _local(zone: str, minute: int) -> tuple[int, int] | None:
         return None
     there = datetime.fromtimestamp(minute * 60, known)
     return there.isoweekday(), there.hour * 60 + there.minute
+
+
+def _jump(zone: str, after: int, until: int) -> int | None:
+    """The minute in (after, until] at which the clock there is set forth or back; None where it is not."""
+    known = _zone(zone)
+    if known is None:
+        return None
+
+    def offset(minute: int) -> timedelta | None:
+        return datetime.fromtimestamp(minute * 60, known).utcoffset()
+
+    before = offset(after)
+    if offset(until) == before:
+        return None
+    while until - after > 1:
+        middle = (after + until) // 2
+        after, until = (middle, until) if offset(middle) == before else (after, middle)
+    return until
 
 
 @lru_cache(maxsize=256)

@@ -35,7 +35,8 @@ class Listen:
 class Telemetry:
     """Where spans go."""
 
-    otlp_endpoint: str = ""  # empty = no tracing
+    otlp_endpoint: str = ""  # empty = no tracing; https:// for TLS
+    otlp_certificate: str = ""  # PEM file of the authorities that the collector's may be of; empty = the mesh's
     sample_ratio: float = 0.01
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_form: Literal["json", "console"] = "json"

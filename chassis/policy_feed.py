@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from chassis.access import Binding, PolicySnapshot
+from chassis.clock_skew import ClockSkew
 from chassis.conditions import condition_of
 from chassis.principal_limits import Allowance, PrincipalLimit
 from lepton.compliance.rulebook import Rulebook, data_name
@@ -15,7 +16,7 @@ from lepton.internal.v1 import policy_feed_pb2, policy_feed_pb2_grpc
 SILENCE_S: Final = 15.0  # auth sends a bookmark every 5 s
 
 
-async def follow_policy(channel: Any) -> AsyncIterator[PolicySnapshot]:
+async def follow_policy(channel: Any, skew: ClockSkew | None = None) -> AsyncIterator[PolicySnapshot]:
     """Snapshots from auth's PolicyFeedService until the stream breaks or falls silent."""
     stub = policy_feed_pb2_grpc.PolicyFeedServiceStub(channel)
     answers = stub.WatchPolicy(policy_feed_pb2.WatchPolicyRequest(), wait_for_ready=True).__aiter__()
@@ -27,6 +28,8 @@ async def follow_policy(channel: Any) -> AsyncIterator[PolicySnapshot]:
             return
         except TimeoutError:
             raise Unavailable("UNREACHABLE") from None
+        if skew is not None:
+            skew.note(answer.send_time)
         if answer.HasField("policy"):
             yield snapshot_of(answer.revision, answer.policy)
 

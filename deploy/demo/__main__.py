@@ -27,7 +27,7 @@ def main() -> int:
             if hold is None:
                 show.note(f"the stack in {home.root} is up already")
         profile = Profile.load(home.profile_file)
-        with tracing.tracing("lepton-cli", otlp_endpoint=profile.otlp, sample_ratio=1.0):
+        with tracing.tracing("lepton-cli", otlp_endpoint=profile.otlp, otlp_certificate=profile.trust_bundle):
             report = asyncio.run(tell(profile, home, arguments.data, show))
     except KeyboardInterrupt:
         _end(home, hold, "interrupted")

@@ -55,13 +55,26 @@ def agent_settings(node: str, home: Home, ports: Ports) -> Settings:
         "memory_bytes": 8 * GIB,
         "devices": [{"model": "virtual", "memory_bytes": 16 * GIB}] * devices,
         "isolation": {"hidden": [str(home.root / name) for name in ("secrets", "state", "etcd", "config")]},
-        "collector": f"http://{ports.address('otlp-http')}",
+        "collector": f"https://{ports.address('otlp-http')}",
         "triton": {
             "server": str(triton.server),
             "backends": str(triton.backends),
             "libs": str(triton.libs),
             "python_path": str(triton.python_path),
         },
+    }
+
+
+def collector_settings(home: Home, ports: Ports) -> Settings:
+    """What the trace collector is told."""
+    common = _common("collector", home, ports, listeners=())
+    return {
+        "telemetry": {"log_form": common["telemetry"]["log_form"]},  # of itself it tells no spans
+        "identity": common["identity"],
+        "peers": {"auth": common["peers"]["auth"]},
+        "database": str(home.root / "traces.sqlite"),
+        "grpc": ports.address("otlp-grpc"),
+        "http": ports.address("otlp-http"),
     }
 
 
@@ -79,7 +92,7 @@ def _common(name: str, home: Home, ports: Ports, *, listeners: tuple[str, ...]) 
     return {
         "listen": {listener: ports.address(f"{name}-{listener}") for listener in listeners},
         "telemetry": {
-            "otlp_endpoint": f"http://{ports.address('otlp-grpc')}",
+            "otlp_endpoint": f"https://{ports.address('otlp-grpc')}",
             "sample_ratio": 0.01,
             "log_form": "json",
         },

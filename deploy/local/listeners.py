@@ -27,12 +27,6 @@ PLAINTEXT: Final = (
     ),
     Plaintext(component="*", listener="metrics", reason="a page for Prometheus on the machine; changes nothing"),
     Plaintext(
-        component="collector",
-        listener="otlp-grpc",
-        reason="spans of this machine's processes; Envoy, ranks and Triton would each need certificates to send them",
-    ),
-    Plaintext(component="collector", listener="otlp-http", reason="as otlp-grpc, for Triton; and queries by trace id"),
-    Plaintext(
         component="agent-*",
         listener="tritonserver",
         reason="Triton's page of metrics speaks no TLS; its gRPC does, and its HTTP is off",

@@ -1,5 +1,6 @@
 """What the one-machine stack consists of, and in which order it starts."""
 
+import ssl
 import sys
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,15 @@ from chassis.clock import SystemClock
 from deploy import tools
 from deploy.local import bootstrap, probes
 from deploy.local.component import Component
-from deploy.local.configs import NODES, PORT_NAMES, SERVICES, Settings, agent_settings, service_settings
+from deploy.local.configs import (
+    NODES,
+    PORT_NAMES,
+    SERVICES,
+    Settings,
+    agent_settings,
+    collector_settings,
+    service_settings,
+)
 from deploy.local.etcd_certificates import OPERATOR, SERVER, EtcdCertificates
 from deploy.local.home import Home
 from deploy.local.ports import Ports
@@ -22,6 +31,7 @@ from lepton import profile
 _MEMBERS: Final = {
     **{service: f"service/{service}" for service in SERVICES if service != "auth"},
     "gateway": "service/gateway",
+    "collector": "service/collector",
     **{f"agent-{node}": f"agent/{node}" for node in NODES},
 }
 
@@ -33,15 +43,16 @@ def plan(home: Home) -> Plan:
         _write_settings(home, service, service_settings(service, home, ports))
     for node in NODES:
         _write_settings(home, f"agent-{node}", agent_settings(node, home, ports))
+    _write_settings(home, "collector", collector_settings(home, ports))
     _write_profile(home, ports)
     return [
-        [_etcd(home, ports), _collector(home, ports)],
+        [_etcd(home, ports)],
         partial(bootstrap.initialise_auth, home),
-        partial(bootstrap.admit, home, _MEMBERS),
-        _service("auth", home, ports),
+        [_service("auth", home, ports), partial(bootstrap.admit, home, _MEMBERS)],
         [
             *(_service(name, home, ports) for name in SERVICES if name not in ("auth", "inference")),
             _inference(home, ports),
+            _collector(home, ports),
         ],
         partial(bootstrap.furnish, home, ports),
         [_gateway(home, ports), *(_agent(node, home, ports) for node in NODES)],
@@ -68,13 +79,14 @@ def _etcd(home: Home, ports: Ports) -> Component:
 
 
 def _collector(home: Home, ports: Ports) -> Component:
-    database = home.root / "traces.sqlite"
-    argv = [
-        *(sys.executable, "-m", "deploy.telemetry.collector", "--database", str(database)),
-        *("--grpc", ports.address("otlp-grpc"), "--http", ports.address("otlp-http")),
-    ]
-    ready = probes.http_ok(ports.address("otlp-http"), "/healthz")
-    return Component(name="collector", argv=tuple(argv), log=home.log("collector"), is_ready=ready)
+    """A member of the mesh, which starts after auth; until then spans are lost, of which there are none to speak of."""
+    trusted = partial(ssl.create_default_context, cafile=home.trust_bundle)
+    return Component(
+        name="collector",
+        argv=(sys.executable, "-m", "deploy.telemetry.collector", "--config", str(home.config("collector"))),
+        log=home.log("collector"),
+        is_ready=probes.http_ok(ports.address("otlp-http"), "/healthz", trusted),
+    )
 
 
 def _service(name: str, home: Home, ports: Ports) -> Component:
@@ -135,8 +147,8 @@ def _write_profile(home: Home, ports: Ports) -> None:
             trainer=ports.address("trainer-client"),
             inference=ports.address("inference-client"),
             gateway=ports.address("gateway"),
-            traces=f"http://{ports.address('otlp-http')}",
-            otlp=f"http://{ports.address('otlp-grpc')}",
+            traces=f"https://{ports.address('otlp-http')}",
+            otlp=f"https://{ports.address('otlp-grpc')}",
             trust_bundle=home.trust_bundle,
             project=profile.chosen_project(home.profile_file) or profile.DEFAULT_PROJECT,
         ),

@@ -27,8 +27,8 @@ _STEADY_S: Final = 30.0
 Step = Callable[[], Awaitable[None]]
 """Something to do between two components, for example making a certificate."""
 
-Plan = Sequence[Component | Step | Sequence[Component]]
-"""What to start, in order; what stands together starts together."""
+Plan = Sequence[Component | Step | Sequence[Component | Step]]
+"""What to start, in order; what stands together starts together, and is done while the components get ready."""
 
 
 @dataclass(slots=True)
@@ -106,7 +106,8 @@ class Supervisor:
             else:
                 await self._start_together(item, watchers)
 
-    async def _start_together(self, components: Sequence[Component], watchers: list[asyncio.Task[None]]) -> None:
+    async def _start_together(self, items: Sequence[Component | Step], watchers: list[asyncio.Task[None]]) -> None:
+        components = [item for item in items if isinstance(item, Component)]
         names = ", ".join(component.name for component in components)
         started = []
         for component in components:
@@ -114,6 +115,9 @@ class Supervisor:
             self._running[component.name] = running
             started.append(running)
         self._write("starting", names)
+        for item in items:
+            if not isinstance(item, Component):
+                await item()
         for running in started:
             await until_ready(running.component, running.process, _START_DEADLINE_S)
             watchers.append(asyncio.create_task(self._keep_running(running)))

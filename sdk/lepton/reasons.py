@@ -113,6 +113,7 @@ TEXTS: Final[Mapping[str, str]] = {
         "{deployment} is being woken and {held} calls are held for it already, as many as may be; try again shortly, "
         "or raise autoscaling.held_requests or held_bytes."
     ),
+    "GATEWAY_UNKNOWN": "The call has not come through the gateway that this service configures; call the gateway.",
     "NOT_AWAKE": (
         "{deployment} was called, and no replica of it was ready after {waited_s} s ({why}); see "
         "`lepton deployments show`, then try again."
@@ -140,7 +141,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "JOB_WITHOUT_PACKAGE": "The job {job} has produced no model; wait until it has succeeded.",
     "JOB_WITHOUT_WORKLOAD": "The job {job} has not been handed to the scheduler yet; try again shortly.",
     "TRACE_NOT_FOUND": "Nothing is known of the trace of {trace}; it may not be sampled, or not have arrived yet.",
-    "TRACES_NOT_CONFIGURED": "The profile names no trace collector; set `traces` in its [endpoints].",
+    "TRACES_NOT_CONFIGURED": "The profile names no trace collector; set `traces` in its [endpoints], an https:// URL.",
     "COLLECTOR_UNAVAILABLE": "The trace collector {collector} does not answer ({problem}); check that it runs.",
     "PROFILE_MISSING": "There is no profile at {profile}; start a stack with `lepton up`, or set LEPTON_PROFILE.",
     "PROFILE_INVALID": "The profile at {profile} cannot be read: {problem}; correct it, or write it with `lepton up`.",

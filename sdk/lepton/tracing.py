@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
+from pathlib import Path
 from random import getrandbits  # ids of spans are no secrets
 from time import time_ns
 from types import TracebackType
@@ -116,17 +117,23 @@ def tracing(
     service: str,
     *,
     otlp_endpoint: str = "",
+    otlp_certificate: Path | None = None,
     sample_ratio: float = 1.0,
     exporter: "SpanExporter | None" = None,
     attributes: Mapping[str, Value] | None = None,
 ) -> Iterator[None]:
-    """Export the spans of this process over OTLP while the block runs; without an endpoint nothing is sampled."""
+    """Export the spans of this process over OTLP while the block runs; without an endpoint nothing is sampled.
+
+    At an `https://` endpoint the authorities in the PEM file `otlp_certificate` are trusted, as they stand there at any
+    time; None = those of the system.
+    """
     if exporter is None and not otlp_endpoint:
         yield
         return
-    from lepton.otlp import OtlpSink  # the SDK's import costs 0.2 s, which processes without tracing need not pay
+    # The SDK's import costs 0.2 s, which processes without tracing need not pay.
+    from lepton.otlp import OtlpSink, exporter_to
 
-    sink = OtlpSink(service, otlp_endpoint, exporter, attributes or {})
+    sink = OtlpSink(service, exporter or exporter_to(otlp_endpoint, otlp_certificate), attributes or {})
     _tracer.bound = int(min(max(sample_ratio, 0.0), 1.0) * (1 << 64))
     _tracer.sink = sink
     try:

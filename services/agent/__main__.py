@@ -10,6 +10,7 @@ from lepton.artifacts import Location
 from services.agent.admin import admin
 from services.agent.artifact_places import ArtifactPlaces, keys_folder
 from services.agent.cold_ranks import ColdRanks
+from services.agent.collector_roots import node_roots
 from services.agent.config import AgentConfig
 from services.agent.confinement import conceal
 from services.agent.fence import BootClock
@@ -78,10 +79,12 @@ async def build(config: AgentConfig, app: App) -> None:
         places.clear()
         app.loop("keys of artifacts", places.run)
     node = await describe(config)
+    roots = node_roots(config, app.identity)
     place = Surroundings(
         address=config.address,
         artifacts=config.artifacts,
         otlp_endpoint=config.telemetry.otlp_endpoint,
+        otlp_certificate=roots,
         device_uuids=device_uuids(node),
         device_models=device_models(node),
         places=places,

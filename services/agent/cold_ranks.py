@@ -10,7 +10,8 @@ from services.agent.launcher import RankLaunch
 from services.agent.launcher.child import REPORT_FD
 from services.agent.launcher.cold import command as cold_command
 from services.agent.launcher.launch import rank_environment
-from services.agent.processes import CannotRun, Process, Warden
+from services.agent.process import Process
+from services.agent.processes import CannotRun, Warden
 
 
 class ColdRanks:

@@ -124,7 +124,7 @@ class AgentConfig(ServiceConfig):
     network_mbps: int = 0  # likewise; virtual interfaces do not say how fast they are
     devices: tuple[DeclaredDevice, ...] = ()
     triton: TritonPaths | None = None
-    collector: str = ""  # "http://host:port" of the OTLP/HTTP collector, for Triton's own spans
+    collector: str = ""  # "https://host:port" of the OTLP/HTTP collector, for Triton's own spans; also http
     grace_s: float = 10.0  # for slices when the agent is told to stop
     scratch_dir: Path | None = None  # where TMPDIR of ranks lies; short, for sockets lie in it; None = in the system's
     secrets_dir: Path | None = None  # where files of secrets lie: on a tmpfs; None = the first one found

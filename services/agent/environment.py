@@ -19,7 +19,8 @@ _OWN: Final = frozenset(
     (
         "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE",
         "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PATH", "HOME", "TMPDIR",
-        "TRACEPARENT", "OTEL_EXPORTER_OTLP_ENDPOINT", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
+        "TRACEPARENT", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_CERTIFICATE", "CUDA_VISIBLE_DEVICES",
+        "NVIDIA_VISIBLE_DEVICES",
     )
 )  # fmt: skip
 _MOST_BYTES: Final = 128 << 10
@@ -67,15 +68,15 @@ def visible_devices(order: SliceOrder, uuids: Mapping[int, str]) -> str:
 
 
 def slice_variables(
-    order: SliceOrder, *, artifacts: str, otlp_endpoint: str, traceparent: str, visible_devices: str
+    order: SliceOrder, place: Surroundings, *, traceparent: str, visible_devices: str
 ) -> dict[str, str]:
     """What every slice is told, whatever it runs."""
     return {
         "LEPTON_PROJECT": order.project,
         "LEPTON_GENERATION": str(order.key.generation),
-        "LEPTON_ARTIFACTS": artifacts,
+        "LEPTON_ARTIFACTS": place.artifacts_of(order.project),
         "TRACEPARENT": traceparent,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": otlp_endpoint,
+        **_collector(place),
         "CUDA_VISIBLE_DEVICES": visible_devices,
     }
 
@@ -90,9 +91,17 @@ def task_variables(
         "LEPTON_ARTIFACTS": place.artifacts_of(project),
         "LEPTON_ARRAY_COUNT": str(task_count),
         "TRACEPARENT": traceparent,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": place.otlp_endpoint,
+        **_collector(place),
         "CUDA_VISIBLE_DEVICES": "",
     }
+
+
+def _collector(place: Surroundings) -> dict[str, str]:
+    """Where spans go, and whom to trust there, by OpenTelemetry's own names."""
+    told = {"OTEL_EXPORTER_OTLP_ENDPOINT": place.otlp_endpoint}
+    if place.otlp_certificate is not None:  # an empty one would be read as: trust anybody
+        told["OTEL_EXPORTER_OTLP_CERTIFICATE"] = str(place.otlp_certificate)
+    return told
 
 
 def rank_variables(

@@ -40,8 +40,7 @@ class ProcessRunner:
         await place.artifacts_ready(order.project)
         own = slice_variables(
             order,
-            artifacts=place.artifacts_of(order.project),
-            otlp_endpoint=place.otlp_endpoint,
+            place,
             traceparent=control.traceparent,
             visible_devices=visible_devices(order, place.device_uuids),
         )

@@ -2,17 +2,13 @@
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import signal
 import socket
-import struct
 import sys
-import termios
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -20,12 +16,12 @@ from typing import Any, Final, Protocol, Self
 from chassis.logs import logger
 from lepton.errors import Unavailable
 from services.agent import warden
+from services.agent.futures import fail, settle
 from services.agent.launcher import Exit
+from services.agent.pipes import Feed, pipe
+from services.agent.process import Process
 
 log = logger(__name__)
-
-_LINE_LIMIT: Final = 1 << 20
-_CHUNK: Final = 64 << 10
 _GRACE_S: Final = 5.0
 
 
@@ -47,59 +43,6 @@ class Tasks(Protocol):
 
 class CannotRun(Exception):
     """There is no such command, or it cannot be executed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Process:
-    """A running process and all that it starts."""
-
-    pid: int
-    stdout: asyncio.StreamReader
-    stderr: asyncio.StreamReader
-    exited: asyncio.Future[Exit]
-    _reports: asyncio.StreamReader
-    _answers: socket.socket
-    _kill: Callable[[int], None]
-    _files: ExitStack
-
-    async def reports(self) -> AsyncIterator[Mapping[str, Any]]:
-        """What it reports, until it closes its end."""
-        while (line := await self._reports.readline()).endswith(b"\n"):
-            yield json.loads(line)
-
-    async def ack(self, commit_id: str) -> None:
-        """Say that a commit counts."""
-        await self._answer({"ack": commit_id})
-
-    async def nack(self, commit_id: str, reason: str) -> None:
-        """Say that a commit does not count."""
-        await self._answer({"nack": commit_id, "reason": reason})
-
-    async def stop(self, deadline_s: float) -> None:
-        """Ask it to leave within the deadline."""
-        await self._answer({"stop": True, "deadline_s": deadline_s})
-
-    def unheard(self) -> int:
-        """How many bytes of what it was told it has not read; above zero for good when it does not listen at all."""
-        try:
-            (unread,) = struct.unpack("i", fcntl.ioctl(self._answers.fileno(), termios.TIOCOUTQ, struct.pack("i", 0)))
-        except (OSError, ValueError):
-            return 0  # it has ended
-        return int(unread)
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send SIGTERM to its group, or with anything else kill it and all that it started; too late is no error."""
-        if not self.exited.done():
-            self._kill(signal.SIGTERM if number == signal.SIGTERM else signal.SIGKILL)
-
-    def close(self) -> None:
-        """Close the agent's ends of its pipes and of the reports."""
-        self._files.close()
-
-    async def _answer(self, line: Mapping[str, Any]) -> None:
-        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
-        with contextlib.suppress(ConnectionError):  # it has ended; `exited` says how
-            await asyncio.get_running_loop().sock_sendall(self._answers, data)
 
 
 class Warden:
@@ -138,12 +81,12 @@ class Warden:
         """
         await self._open()
         with ExitStack() as theirs, ExitStack() as undo:
-            stdout, stderr = _pipe(undo, theirs), _pipe(undo, theirs)
+            stdout, stderr = pipe(undo, theirs), pipe(undo, theirs)
             ours, end = socket.socketpair()
             theirs.callback(end.close)
             undo.callback(ours.close)
             ours.setblocking(False)
-            reports = _Feed(ours.fileno())
+            reports = Feed(ours.fileno())
             undo.callback(reports.close)
             order = {"start": name, "argv": list(argv), "env": dict(environment), "folder": str(folder)}
             pid, exited = await self._ask(name, order, (stdout[1], stderr[1], end.fileno()))
@@ -247,15 +190,15 @@ class Warden:
         if "started" in said:
             name = said["started"]
             self._exits[name] = (said["pid"], self._exits[name][1])
-            _settle(self._started.pop(name, None), said["pid"])
+            settle(self._started.pop(name, None), said["pid"])
         elif "failed" in said:
-            _fail(self._started.pop(said["failed"], None), CannotRun(said["why"]))
+            fail(self._started.pop(said["failed"], None), CannotRun(said["why"]))
             self._exits.pop(said["failed"], None)
         elif "began" in said:
             self._hear_of_tasks(said)
         else:
             code = os.waitstatus_to_exitcode(said["status"])
-            _settle(self._exits.pop(said["exit"])[1], Exit(code=code) if code >= 0 else Exit(signal=-code))
+            settle(self._exits.pop(said["exit"])[1], Exit(code=code) if code >= 0 else Exit(signal=-code))
 
     def _hear_of_tasks(self, said: Mapping[str, Any]) -> None:
         assert self._tasks is not None
@@ -275,13 +218,13 @@ class Warden:
         self._control.close()
         self._control = None
         for started in self._started.values():
-            _fail(started, Unavailable("LAUNCHER_LOST"))
+            fail(started, Unavailable("LAUNCHER_LOST"))
         self._started.clear()
         for pid, exited in self._exits.values():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 if pid:
                     os.killpg(pid, signal.SIGKILL)
-            _settle(exited, Exit(signal=signal.SIGKILL))
+            settle(exited, Exit(signal=signal.SIGKILL))
         self._exits.clear()
         for pid in self._task_pids.values():
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -289,64 +232,3 @@ class Warden:
         self._task_pids.clear()
         if self._tasks is not None:
             self._tasks.lost()
-
-
-class _Feed:
-    """Feeds a StreamReader from a file, for as long as somebody reads: a transport without the cost of one."""
-
-    def __init__(self, file: int) -> None:
-        self.reader = asyncio.StreamReader(limit=_LINE_LIMIT)
-        self._file, self._loop = file, asyncio.get_running_loop()
-        self._is_open = True
-        self.reader.set_transport(self)  # type: ignore[arg-type]
-        self.resume_reading()
-
-    def pause_reading(self) -> None:
-        self._loop.remove_reader(self._file)
-
-    def resume_reading(self) -> None:
-        if self._is_open:
-            self._loop.add_reader(self._file, self._read)
-
-    def is_closing(self) -> bool:
-        return not self._is_open
-
-    def close(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            self._loop.remove_reader(self._file)
-            self.reader.feed_eof()
-
-    def _read(self) -> None:
-        try:
-            data = os.read(self._file, _CHUNK)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""  # the other side has ended with something unread
-        if data:
-            self.reader.feed_data(data)
-        else:
-            self.close()
-
-
-def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[asyncio.StreamReader, int]:
-    """A pipe: what is written into it, and the end to write into."""
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    theirs.callback(os.close, writing)
-    ours.callback(os.close, reading)
-    feed = _Feed(reading)
-    ours.callback(feed.close)
-    return feed.reader, writing
-
-
-def _settle(future: asyncio.Future[Any] | None, value: Any) -> None:
-    if future is not None and not future.done():
-        future.set_result(value)
-
-
-def _fail(future: asyncio.Future[Any] | None, error: Exception) -> None:
-    if future is not None and not future.done():
-        future.set_exception(error)
-        future.exception()  # seen, whoever waits for it

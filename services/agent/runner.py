@@ -92,6 +92,7 @@ class Surroundings:
     otlp_endpoint: str
     device_uuids: Mapping[int, str]  # of the real accelerators, by index
     device_models: Mapping[int, str] = field(default_factory=dict)  # likewise
+    otlp_certificate: Path | None = None  # PEM file of the authorities to trust there, in a folder of its own
     places: ArtifactPlaces | None = None  # where each project has keys of its own for its artifacts
 
     def artifacts_of(self, project: str) -> str:
@@ -100,7 +101,8 @@ class Surroundings:
 
     def shown_of(self, project: str) -> tuple[Path, ...]:
         """The folders that what runs for a project must be able to read for it."""
-        return () if self.places is None else self.places.shown(project)
+        roots = () if self.otlp_certificate is None else (self.otlp_certificate.parent,)
+        return roots if self.places is None else (*roots, *self.places.shown(project))
 
     async def artifacts_ready(self, project: str) -> None:
         """Returns once that URL can be opened. Raises LeptonError."""

@@ -8,6 +8,7 @@ from typing import Any, Final, NoReturn
 import grpc
 
 from chassis.clock import Clock
+from chassis.clock_skew import ClockSkew
 from chassis.logs import logger
 from lepton.errors import Aborted, FailedPrecondition, LeptonError, PermissionDenied, Unavailable
 from lepton.internal.v1 import node_session_pb2 as pb
@@ -51,6 +52,7 @@ class Session:
         self._stub: Any = NodeSessionServiceStub(channel)
         self._node, self._slices, self._tasks, self._outbox, self._usage = node, slices, tasks, outbox, usage
         self._clock, self._grace_s = clock, grace_s
+        self._skew = ClockSkew("scheduler", clock)
         self._declared_name = node.name  # its pool may be open
         self._session_id = ""  # empty: nothing of an earlier session is alive
         self._sequence = 0
@@ -126,6 +128,7 @@ class Session:
             if kind == "welcome":
                 self._welcome(response.welcome, hello_sent_s)
             elif kind == "heartbeat_ack":
+                self._skew.note(response.heartbeat_ack.send_time)
                 sequence = response.heartbeat_ack.sequence
                 self._renew(self._sent_s.pop(sequence, None))
                 for older in [each for each in self._sent_s if each < sequence]:  # answered by this one too
@@ -240,7 +243,7 @@ class Session:
             self._has_fence.clear()
             self._was_fenced.set()
 
-    async def _leave(self, life: asyncio.Future[None]) -> None:
+    async def _leave(self, life: asyncio.Future[int]) -> None:
         self._is_leaving = True
         why = "the node leaves"
         await asyncio.gather(self._slices.stop_all(self._grace_s, why), self._tasks.stop_all(self._grace_s, why))

@@ -4,7 +4,6 @@ import asyncio
 import shutil
 import signal
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -12,65 +11,23 @@ from typing import Final, Self
 from chassis.logs import logger
 from lepton.errors import InvalidArgument, LeptonError
 from lepton.internal.v1 import node_session_pb2 as pb
-from lepton.names import WorkloadName, check_id
-from lepton.scheduler.v1 import workload_pb2
+from lepton.names import WorkloadName
 from services.agent.array_secrets import ArraySecrets
-from services.agent.environment import checked, command, task_variables
 from services.agent.launcher import Exit
-from services.agent.launcher.launch import rank_environment
 from services.agent.processes import CannotRun, Warden
 from services.agent.runner import Surroundings
 from services.agent.secrets import Given, Secrets, no_secrets
+from services.agent.task import Slice, Task
+from services.agent.task_array import TaskArray, command_of
 from services.agent.task_outbox import TaskOutbox
 from services.agent.task_runs import unpacked
 
 log = logger(__name__)
-
-Slice = workload_pb2.Slice
 STALE: Final = "stale"
-_UID: Final = "[A-Za-z0-9][A-Za-z0-9-]{0,63}"
 _NOT_FOUND: Final = 127  # as a shell says it
 _TOGETHER: Final = 200  # tasks in one order to the warden
 _AHEAD: Final = 400  # tasks that the warden has and has not begun
 _REMEMBERED: Final = 20_000  # ended tasks that a late message may still be about
-
-
-@dataclass(slots=True, eq=False)
-class Task:
-    """One place of one task."""
-
-    workload: str
-    generation: int
-    position: int
-    serial: int
-    id: str = ""  # of its process; empty until it is ordered
-    devices: tuple[int, ...] = ()
-    state: Slice.State.ValueType = Slice.STARTING
-    exit_code: int = 0
-    message: str = ""
-    stopped: str = ""  # why it was told to stop
-    is_unwanted: bool = False  # nobody wants to hear how it ends
-    secrets: ArraySecrets | None = None  # once it has begun
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it runs no more."""
-        return self.state in (Slice.SUCCEEDED, Slice.FAILED, Slice.STOPPED)
-
-
-@dataclass(slots=True, eq=False)
-class _Array:
-    """What all tasks of one workload share."""
-
-    uid: str
-    workload: str
-    argv: tuple[str, ...]
-    environment: Mapping[str, str]
-    first_index: int
-    secrets: ArraySecrets  # of its newest generation
-    refusal: str = ""  # why none of it can be started
-    generation: int = 0
-    tasks: dict[int, Task] = field(default_factory=dict)  # by position, its newest place
 
 
 class Tasks:
@@ -88,7 +45,7 @@ class Tasks:
         self.outbox = TaskOutbox()
         self._secrets = secrets or no_secrets()
         self._surroundings, self._root, self._inherited, self._warden = surroundings, root, inherited, warden
-        self._arrays: dict[str, _Array] = {}  # by uid
+        self._arrays: dict[str, TaskArray] = {}  # by uid
         self._named: dict[str, str] = {}  # workload -> uid
         self._by_id: dict[str, Task] = {}  # those that the warden has
         self._to_order: dict[ArraySecrets, list[Task]] = {}  # of one generation of an array
@@ -251,23 +208,11 @@ class Tasks:
 
     # How they are started and stopped.
 
-    def _array(self, message: pb.StartTasks) -> _Array:
+    def _array(self, message: pb.StartTasks) -> TaskArray:
         known = self._arrays.get(message.workload_uid)
         if known is not None and message.generation <= known.generation:
             return known
-        project = WorkloadName.parse(message.workload, "workload").project
-        check_id(message.workload_uid, "workload_uid", _UID)  # it names directories
-        argv: tuple[str, ...] = ()
-        environment: Mapping[str, str] = {}
-        refusal = ""
-        try:
-            argv = command(message.program.argv)
-            own = task_variables(
-                self._surroundings, project, message.generation, message.trace_context, message.task_count
-            )
-            environment = rank_environment(self._inherited, {**checked(message.program.environment), **own})
-        except InvalidArgument as error:
-            refusal = f"cannot start: {error}"
+        run = command_of(message, self._surroundings, self._inherited)
         secrets = ArraySecrets(
             self._secrets,
             message.program.secrets,
@@ -277,10 +222,9 @@ class Tasks:
         )
         array = self._arrays.setdefault(
             message.workload_uid,
-            _Array(message.workload_uid, message.workload, argv, environment, message.first_index, secrets),
+            TaskArray(message.workload_uid, message.workload, message.first_index, run, secrets),
         )
-        array.secrets = secrets
-        array.argv, array.environment, array.refusal = argv, environment, refusal
+        array.command, array.secrets = run, secrets
         self._named[message.workload] = message.workload_uid
         log.info("array", workload=message.workload, generation=message.generation, tasks=message.task_count)
         return array
@@ -293,11 +237,11 @@ class Tasks:
         if task.is_over:
             self.outbox.put(task)  # an ended task is never started again
 
-    def _begin(self, array: _Array, task: Task) -> None:
+    def _begin(self, array: TaskArray, task: Task) -> None:
         self._live += 1
         self._is_idle.clear()
-        if array.refusal:
-            self._end(task, Slice.FAILED, 0, array.refusal)
+        if array.command.refusal:
+            self._end(task, Slice.FAILED, 0, array.command.refusal)
             return
         task.secrets = array.secrets
         task.secrets.users += 1
@@ -324,7 +268,7 @@ class Tasks:
                 elif part:
                     await self._order(self._arrays[secrets.uid], part, secrets.given)
 
-    async def _order(self, array: _Array, part: list[Task], given: Given) -> None:
+    async def _order(self, array: TaskArray, part: list[Task], given: Given) -> None:
         uuids = self._surroundings.device_uuids
         named: list[tuple[str, dict[str, str]]] = []
         for each in part:
@@ -340,8 +284,8 @@ class Tasks:
             await self._surroundings.artifacts_ready(WorkloadName.parse(array.workload).project)
             await self._warden.start_tasks(
                 named,
-                array.argv,
-                environment={**array.environment, **given.environment},
+                array.command.argv,
+                environment={**array.command.environment, **given.environment},
                 root=self._root,
                 listener=self,
             )

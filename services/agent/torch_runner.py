@@ -255,8 +255,7 @@ class TorchRunner:
                 os.chown(each, held.uid, held.uid)
         own = slice_variables(
             order,
-            artifacts=place.artifacts_of(order.project),
-            otlp_endpoint=place.otlp_endpoint,
+            place,
             traceparent=control.traceparent,
             visible_devices=visible_devices(order, place.device_uuids),
         )

@@ -6,7 +6,7 @@ from lepton.golden import Golden
 from lepton.repository import CONFIG, Manifest, Offer
 from lepton.scheduler.v1 import program_pb2
 from services.agent.model_cache import ModelFiles
-from services.agent.triton_server import ServedModel
+from services.agent.served_model import ServedModel
 
 
 def fetch(store: ModelFiles, project: str, model: program_pb2.ServedModel, folder: Path, offered: Offer) -> ServedModel:

@@ -9,7 +9,7 @@ from typing import Final
 
 from lepton.repository import CPU, Offer
 from services.agent.config import TritonPaths
-from services.agent.triton_server import TritonTools
+from services.agent.triton_tools import TritonTools
 
 LABEL: Final = "triton.lepton.dev"
 """Labels of nodes: `/backend.NAME` = `yes`, `/tensorrt`, `/torch` and `/onnxruntime` = the version."""

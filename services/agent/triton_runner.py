@@ -14,21 +14,17 @@ from lepton.repository import Offer
 from lepton.scheduler.v1 import program_pb2, workload_pb2
 from services.agent.model_cache import ModelCache, ModelFiles
 from services.agent.order import SliceOrder
+from services.agent.replica_settings import ReplicaSettings
+from services.agent.replica_state import ReplicaEvent, ReplicaFailed, ReplicaState
 from services.agent.runner import Ending, SliceControl, Surroundings
-from services.agent.triton import (
-    ReplicaEvent,
-    ReplicaFailed,
-    ReplicaSettings,
-    ReplicaState,
-    ServedModel,
-    TritonReplica,
-    TritonTools,
-)
+from services.agent.served_model import ServedModel
 from services.agent.triton_memory import LeakLimit
 from services.agent.triton_models import fetch
 from services.agent.triton_offer import device_classes, offer
+from services.agent.triton_replica import TritonReplica
 from services.agent.triton_shared import SharedModels
 from services.agent.triton_tls import ServingCertificate
+from services.agent.triton_tools import TritonTools
 from services.agent.work import WorkFolders
 
 Slice = workload_pb2.Slice
@@ -61,7 +57,8 @@ class TritonRunner:
             raise FailedPrecondition("TRITON_NOT_CONFIGURED", node=order.node)
         async with self._folders.open(order.folder) as folder:
             offered = offer(self._tools, device_classes(order.devices, self._surroundings.device_models))
-            settings = ReplicaSettings(trace_url=self._trace_url, leak=self._leak)
+            roots = self._surroundings.otlp_certificate
+            settings = ReplicaSettings(trace_url=self._trace_url, trace_roots=roots, leak=self._leak)
             charge = self._shared(order, folder / "triton", offered, settings) if order.program.triton.shared else None
             await self._surroundings.artifacts_ready(order.project)
             # Reads whole models from the store.

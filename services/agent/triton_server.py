@@ -3,35 +3,29 @@
 import asyncio
 import contextlib
 import os
-import shutil
-import socket
 import sys
-import sysconfig
 from collections import Counter
-from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import grpc
 import psutil
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from chassis.replica_channels import ReplicaChannel
 from lepton.golden import Golden, Verdict, check
-from lepton.repository import CONFIG
 from services.agent import guard
+from services.agent.ports import free_port
 from services.agent.triton_memory import group_memory, members
 from services.agent.triton_tls import ServerTls
+from services.agent.triton_tools import TritonTools
 
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (where Triton's stubs put it)
 _PREFIX: Final = "lepton-triton"
 _LOG_KEPT_BYTES: Final = 4 << 20
 _COLLECTIONS: Final = 500
-_CACHE_BYTES: Final = 64 << 20
-"""Of the response cache of one server; it is taken at its start."""
 _CHANNEL: Final = [
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
@@ -46,59 +40,6 @@ class ServerFailed(Exception):
     """The server did not start, did not load a model, or ended; the message says which, with the end of its log."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TritonTools:
-    """Where Triton lies on this machine; `python_path` is the folder of the `python3` that its stubs run in."""
-
-    server: Path
-    backends: Path
-    libs: Path
-    python_path: Path
-
-    def environment(self, devices: Sequence[str] = ()) -> dict[str, str]:
-        """The whole environment of a server with these accelerators: nothing of the agent's own gets in."""
-        return {
-            "CUDA_VISIBLE_DEVICES": ",".join(devices),
-            "PATH": f"{self.python_path}:/usr/local/bin:/usr/bin:/bin",
-            "LD_LIBRARY_PATH": ":".join(map(str, [self.libs, *_LIBPYTHON])),
-            "LANG": "C.UTF-8",
-            "OMP_NUM_THREADS": "1",
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ServedModel:
-    """One model: its repository files by path below the model's folder, and the golden samples that prove it."""
-
-    name: str
-    files: Mapping[str, bytes | Path]
-    golden: Golden
-    engine: str = ""
-    """What runs it, with the engine's key if it has one."""
-
-    def config(self) -> Any:
-        """Its configuration (`inference.ModelConfig`)."""
-        content = self.files[CONFIG]
-        text = content.read_text() if isinstance(content, Path) else content.decode()
-        return text_format.Parse(text, model_config_pb2.ModelConfig())
-
-
-class Port:
-    """A port on the loopback address that is ours before its server starts and after it ended.
-
-    The socket is bound and never listens; only a server that shares ports, as ours does, can take the same one.
-    """
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self._socket.bind(("127.0.0.1", 0))
-        self.number: int = self._socket.getsockname()[1]
-
-    def close(self) -> None:
-        self._socket.close()
-
-
 class TritonServer:
     """`async with` starts the process and waits until it is live; leaving the block kills whatever is left of it."""
 
@@ -111,6 +52,7 @@ class TritonServer:
         port: int,
         start_s: float,
         trace_url: str = "",
+        trace_roots: Path | None = None,
         options: Sequence[str] = (),
         devices: Sequence[str] = (),
         tls: ServerTls | None = None,
@@ -121,11 +63,11 @@ class TritonServer:
         self._log = log
         self._port = port
         self._start_s = start_s
-        self._trace_url = trace_url
+        self._trace_url, self._trace_roots = trace_url, trace_roots
         self._options, self._devices = options, devices
         self._probes: Counter[str] = Counter()
         self._shared_memory = f"{_PREFIX}-{os.getpid()}-{port}-"
-        self.metrics_port = _free_port()
+        self.metrics_port = free_port()
 
     @property
     def endpoint(self) -> str:
@@ -145,7 +87,7 @@ class TritonServer:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self._tools.environment(self._devices),
+                env=self._environment(),
                 start_new_session=True,
             )
         name, member = (self._tls.name, self._tls.member) if self._tls is not None else ("", None)
@@ -261,6 +203,12 @@ class TritonServer:
         for region in _SHARED_MEMORY.glob(f"{self._shared_memory}*"):
             region.unlink(missing_ok=True)
 
+    def _environment(self) -> dict[str, str]:
+        environment = self._tools.environment(self._devices)
+        if self._trace_roots is not None:
+            environment["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"] = str(self._trace_roots)
+        return environment
+
     def _command(self) -> list[str]:
         tracing: Sequence[str] = ()
         if self._trace_url:
@@ -294,54 +242,6 @@ class TritonServer:
         ]
 
 
-def server_options(tools: TritonTools, models: Sequence[ServedModel]) -> list[str]:
-    """The command-line options that the models' configurations ask of their server.
-
-    The pool of a rate limiter's resource is what the largest taker of it needs: whoever shares it takes turns.
-    """
-    configs = [model.config() for model in models]
-    options: list[str] = []
-    if any(config.response_cache.enable for config in configs):
-        options += [
-            f"--cache-config=local,size={_CACHE_BYTES}",
-            f"--cache-directory={tools.backends.parent / 'caches'}",
-        ]
-    resources = [
-        resource for config in configs for group in config.instance_group for resource in group.rate_limiter.resources
-    ]
-    if resources:
-        options.append("--rate-limit=execution_count")
-        for name in sorted({resource.name for resource in resources}):
-            pool = max(resource.count for resource in resources if resource.name == name)
-            options.append(f"--rate-limit-resource={name}:{pool}")
-    return options
-
-
-def materialise(repository: Path, models: Sequence[ServedModel]) -> None:
-    """Writes the repository anew; a path that leaves its model's folder is refused."""
-    shutil.rmtree(repository, ignore_errors=True)
-    repository.mkdir(parents=True)
-    for model in models:
-        write_model(repository, model)
-
-
-def write_model(repository: Path, model: ServedModel) -> None:
-    """Writes one model's folder anew; ValueError for a path that leaves it."""
-    root = repository / model.name
-    if root.resolve().parent != repository.resolve():
-        raise ValueError(f"the model name {model.name!r} leaves the repository")
-    shutil.rmtree(root, ignore_errors=True)
-    for path, content in model.files.items():
-        target = root / path
-        if not target.resolve().is_relative_to(root.resolve()):
-            raise ValueError(f"model {model.name}: the path {path!r} leaves the repository")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, Path):
-            shutil.copyfile(content, target)
-        else:
-            target.write_bytes(content)
-
-
 def _collect(group: int) -> bool:
     """Waits for the dead of a process group that this process has inherited; whether none is left."""
     try:
@@ -364,18 +264,3 @@ def _open_log(path: Path) -> Any:
     path.parent.mkdir(parents=True, exist_ok=True)
     is_long = path.exists() and path.stat().st_size > _LOG_KEPT_BYTES
     return path.open("wb" if is_long else "ab")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
-
-
-def _libpython() -> list[Path]:
-    folder = sysconfig.get_config_var("LIBDIR")
-    return [Path(folder)] if folder else []
-
-
-_LIBPYTHON: Final = _libpython()

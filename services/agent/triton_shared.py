@@ -12,9 +12,11 @@ from chassis.logs import logger
 from lepton.errors import LeptonError
 from lepton.internal.v1 import model_server_pb2 as pb
 from lepton.scheduler.v1 import program_pb2
+from services.agent.charge import load_and_prove
 from services.agent.race import race
-from services.agent.triton import ReplicaSettings, load_and_prove
-from services.agent.triton_server import ServedModel, ServerFailed, TritonServer, write_model
+from services.agent.replica_settings import ReplicaSettings
+from services.agent.served_model import ServedModel, write_model
+from services.agent.triton_server import ServerFailed, TritonServer
 
 log = logger(__name__)
 _REPORT_S: Final = 1.0

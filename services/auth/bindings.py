@@ -5,7 +5,7 @@ from typing import Final
 
 from chassis.call import current_call
 from chassis.conditions import is_zone
-from chassis.kv import Compare, Delete, Op, Put, mod, present
+from chassis.kv import Compare, Op, Put, mod, present
 from lepton.auth.v1.access_service_pb2 import CreateRoleBindingRequest, ListRoleBindingsRequest
 from lepton.auth.v1.role_binding_pb2 import RoleBinding
 from lepton.errors import InvalidArgument
@@ -20,7 +20,6 @@ from lepton.names import (
 )
 from lepton.policy.v1.condition_pb2 import Condition
 from services.auth import layout
-from services.auth.audit import Deed
 from services.auth.policy import Policy
 from services.auth.roles import ROLES
 from services.auth.store import Store, already_exists
@@ -71,15 +70,7 @@ class Bindings:
 
     async def delete(self, name: RoleBindingName | OrganisationRoleBindingName) -> int:
         """Take a role back; the answer is the revision from which on it is."""
-
-        async def write() -> int | None:
-            entry = await self._store.entry(name, layout.binding(name))
-            done = await self._store.audit.commit(
-                Deed(resource=str(name)), [mod(entry.key, entry.mod_revision)], [Delete(entry.key)]
-            )
-            return done.revision if done.succeeded else None
-
-        revision = await self._store.retry(write)
+        revision = await self._store.delete(name, lambda: self._store.entry(name, layout.binding(name)))
         await self._policy.reached(revision)
         return revision
 

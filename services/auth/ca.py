@@ -21,7 +21,7 @@ from lepton.errors import InvalidArgument
 
 TRUST_DOMAIN: Final = "lepton.local"
 ROOT_LIFETIME: Final = timedelta(days=3652)
-SERVICES: Final = ("auth", "scheduler", "trainer", "inference", "gateway")
+SERVICES: Final = ("auth", "scheduler", "trainer", "inference", "gateway", "collector")
 SPIFFE_PATH: Final = re.compile(r"(agent|service)/[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _DNS: Final = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII

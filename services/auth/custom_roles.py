@@ -2,18 +2,16 @@
 
 from collections.abc import Iterable
 
-from chassis.etags import unchanged
-from chassis.kv import Delete, Entry, Put, mod
+from chassis.kv import Entry
 from lepton.auth.v1.access_service_pb2 import CreateRoleRequest, UpdateRoleRequest
 from lepton.auth.v1.role_binding_pb2 import RoleBinding
 from lepton.auth.v1.role_pb2 import Role
 from lepton.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from lepton.names import RoleName
 from services.auth import layout, permissions
-from services.auth.audit import Deed
 from services.auth.policy import Policy
 from services.auth.roles import ROLES
-from services.auth.store import Store, resource_of, with_etag
+from services.auth.store import Store, resource_of
 
 
 class CustomRoles:
@@ -73,35 +71,18 @@ class CustomRoles:
         name = _changeable(RoleName.parse(request.role.name, "role.name"), "role.name")
         wanted = _checked(request.role.permissions)
 
-        async def write() -> tuple[Role, int] | None:
-            entry = await self._store.entry(name, layout.role(name))
-            role = resource_of(entry, Role)
+        def changed(role: Role) -> Role:
             role.display_name = request.role.display_name
             role.permissions[:] = wanted
-            role.update_time.FromDatetime(self._store.clock.now())
-            role.ClearField("etag")
-            done = await self._store.audit.commit(
-                Deed(resource=str(name)),
-                [unchanged(entry, request.etag, name)],
-                [Put(entry.key, role.SerializeToString())],
-            )
-            return (with_etag(role, done.revision), done.revision) if done.succeeded else None
+            return role
 
-        role, revision = await self._store.retry(write)
+        role, revision = await self._store.update(name, layout.role(name), Role, request.etag, changed)
         await self._policy.reached(revision)
         return role
 
     async def delete(self, name: RoleName) -> int:
         """Delete a role that no binding gives, so that a later role of its name is given to nobody unawares."""
-
-        async def write() -> int | None:
-            entry = await self.check_deletable(name)
-            done = await self._store.audit.commit(
-                Deed(resource=str(name)), [mod(entry.key, entry.mod_revision)], [Delete(entry.key)]
-            )
-            return done.revision if done.succeeded else None
-
-        revision = await self._store.retry(write)
+        revision = await self._store.delete(name, lambda: self.check_deletable(name))
         await self._policy.reached(revision)
         return revision
 

@@ -3,18 +3,15 @@
 from collections.abc import Iterable
 from typing import Final, Literal
 
-from chassis.etags import unchanged
-from chassis.kv import Delete, Put, mod
 from chassis.principal_limits import EVERYBODY
 from lepton.auth.v1 import limit_service_pb2 as pb
 from lepton.auth.v1.principal_limit_pb2 import PrincipalLimit
 from lepton.errors import InvalidArgument
 from lepton.names import PrincipalLimitName
 from services.auth import layout
-from services.auth.audit import Deed
 from services.auth.bindings import check_principal
 from services.auth.policy import Policy
-from services.auth.store import Store, resource_of, with_etag
+from services.auth.store import Store
 
 Amount = Literal["requests_per_s", "max_unfinished", "max_device_milli"]
 _AMOUNTS: Final[tuple[Amount, ...]] = ("requests_per_s", "max_unfinished", "max_device_milli")
@@ -51,34 +48,19 @@ class Limits:
         """Other members and amounts, in force at once; what exists already stays."""
         name = PrincipalLimitName.parse(request.principal_limit.name, "principal_limit.name")
         await self._check_members(request.principal_limit.members)
-
-        async def write() -> tuple[PrincipalLimit, int] | None:
-            entry = await self._store.entry(name, layout.principal_limit(name))
-            limit = _taken(request.principal_limit, resource_of(entry, PrincipalLimit))
-            limit.update_time.FromDatetime(self._store.clock.now())
-            limit.ClearField("etag")
-            done = await self._store.audit.commit(
-                Deed(resource=str(name)),
-                [unchanged(entry, request.etag, name)],
-                [Put(entry.key, limit.SerializeToString())],
-            )
-            return (with_etag(limit, done.revision), done.revision) if done.succeeded else None
-
-        limit, revision = await self._store.retry(write)
+        limit, revision = await self._store.update(
+            name,
+            layout.principal_limit(name),
+            PrincipalLimit,
+            request.etag,
+            lambda limit: _taken(request.principal_limit, limit),
+        )
         await self._policy.reached(revision)
         return limit
 
     async def delete(self, name: PrincipalLimitName) -> int:
         """Take a limit away; the answer is the policy revision without it."""
-
-        async def write() -> int | None:
-            entry = await self._store.entry(name, layout.principal_limit(name))
-            done = await self._store.audit.commit(
-                Deed(resource=str(name)), [mod(entry.key, entry.mod_revision)], [Delete(entry.key)]
-            )
-            return done.revision if done.succeeded else None
-
-        revision = await self._store.retry(write)
+        revision = await self._store.delete(name, lambda: self._store.entry(name, layout.principal_limit(name)))
         await self._policy.reached(revision)
         return revision
 

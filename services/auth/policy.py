@@ -82,9 +82,16 @@ class Policy:
             changed = self._changed
             if self.revision and self.revision != sent:
                 sent = self.revision
-                yield policy_feed_pb2.WatchPolicyResponse(revision=sent, policy=self._message)
+                yield self._answer(sent, self._message)
             elif not await wait_for_event(changed, BOOKMARK_S, self._clock) and sent:
-                yield policy_feed_pb2.WatchPolicyResponse(revision=sent)
+                yield self._answer(sent)
+
+    def _answer(
+        self, revision: int, policy: policy_feed_pb2.Policy | None = None
+    ) -> policy_feed_pb2.WatchPolicyResponse:
+        answer = policy_feed_pb2.WatchPolicyResponse(revision=revision, policy=policy)
+        answer.send_time.FromDatetime(self._clock.now())
+        return answer
 
     async def reached(self, revision: int) -> None:
         """Wait until this process decides by the policy of a revision, so that callers see what they wrote."""

@@ -7,8 +7,8 @@ from typing import Any, Final, Protocol, TypeVar
 from google.protobuf.message import Message
 
 from chassis.clock import Clock
-from chassis.etags import etag
-from chassis.kv import KV, Compare, Entry, Op, Put, absent
+from chassis.etags import etag, unchanged
+from chassis.kv import KV, Compare, Delete, Entry, Op, Put, absent
 from chassis.paging import ListRequest, Pager
 from chassis.requests import Claim, Requests
 from lepton.errors import Aborted, AlreadyExists
@@ -86,6 +86,44 @@ class Store:
             return with_etag(resource, done.revision) if done.succeeded else None
 
         return await self._requests.once(request, type(resource), write)
+
+    async def update(
+        self,
+        name: ResourceName,
+        key: str,
+        kind: type[Resource],
+        given_etag: str,
+        change: Callable[[Resource], Resource],
+    ) -> tuple[Resource, int]:
+        """Store what `change` makes of a resource, and the time; the answer is that and the revision of the write."""
+
+        async def write() -> tuple[Resource, int] | None:
+            entry = await self.entry(name, key)
+            made: Any = change(resource_of(entry, kind))
+            made.update_time.FromDatetime(self.clock.now())
+            made.ClearField("etag")
+            done = await self.audit.commit(
+                Deed(resource=str(name)),
+                [unchanged(entry, given_etag, name)],
+                [Put(entry.key, made.SerializeToString())],
+            )
+            return (with_etag(made, done.revision), done.revision) if done.succeeded else None
+
+        return await self.retry(write)
+
+    async def delete(
+        self, name: ResourceName, read: Callable[[], Awaitable[Entry]], *, given_etag: str = "", also: Sequence[Op] = ()
+    ) -> int:
+        """Delete a resource as `read` finds it, and what goes with it; the answer is the revision without it."""
+
+        async def write() -> int | None:
+            entry = await read()
+            done = await self.audit.commit(
+                Deed(resource=str(name)), [unchanged(entry, given_etag, name)], [Delete(entry.key), *also]
+            )
+            return done.revision if done.succeeded else None
+
+        return await self.retry(write)
 
     async def once(
         self, request: Message, kind: type[Resource], write: Callable[[Claim], Awaitable[Resource | None]]

@@ -24,13 +24,14 @@ from services.inference.batch.predictions import BatchPredictions
 from services.inference.batch.reconciler import BatchReconciler
 from services.inference.batch.servicer import BatchPredictionServicer
 from services.inference.batch.store import LEADER as BATCHES
+from services.inference.call_hours import CallHours
 from services.inference.comparing import Comparer
 from services.inference.compliance import ModelInspector
 from services.inference.config import InferenceConfig
+from services.inference.conversions import Conversions
 from services.inference.counting import BATCH_PREDICTIONS, DEPLOYMENTS, OPTIMIZATIONS, counted_by_kind
 from services.inference.deployments import Deployments
 from services.inference.envoy import EnvoyAdmin
-from services.inference.envoy.access import call_rules
 from services.inference.envoy.rejections import Rejections
 from services.inference.gateway import GatewayFiles
 from services.inference.gateway_identity import gateway_value, keep_certified, token_rules
@@ -61,7 +62,8 @@ async def build(config: InferenceConfig, app: App) -> None:
     await app.join_mesh()
     artifacts = ArtifactStore(config.artifacts, ArtifactKeys(ask_auth(app.peers.channel("auth")), app.clock))
     registry = Registry(kv, artifacts)
-    registry.compliance = govern(app, ModelInspector(kv, registry), every_s=config.compliance_every_s)
+    inspector = ModelInspector(kv, registry, config.export_pools)
+    registry.compliance = govern(app, inspector, every_s=config.compliance_every_s)
     scheduler = Ledger(app.peers.channel("scheduler"))
     ledger = SharedLedger(scheduler, kv)
     board = SharedBoard(kv, scheduler)
@@ -72,7 +74,8 @@ async def build(config: InferenceConfig, app: App) -> None:
     scaling = config.autoscaling
     waker = DurableWaker(kv)
     streams = OpenStreams()
-    app.access.on_change(lambda snapshot: streams.use(call_rules(snapshot)))
+    hours = CallHours(app.clock)
+    hours.on_change(lambda _, calls: streams.use(calls))
     holder = await app.enter(
         Holder(
             waker,
@@ -88,13 +91,16 @@ async def build(config: InferenceConfig, app: App) -> None:
     rejections = Rejections(envoy, app.clock)
     app.loop("look what Envoy refuses", rejections.run)
     files = GatewayFiles(kv, ledger, gateway, recorder=recorder.endpoint, holder=holder, rejections=rejections)
-    app.access.on_change(lambda snapshot: files.use_tokens(token_rules(snapshot)))
+    hours.on_change(lambda snapshot, calls: files.use_tokens(token_rules(snapshot, calls)))
+    app.access.on_change(hours.use)
+    app.loop("follow hours of grants", hours.run)
     app.loop("write gateway files", files.run)
     candidate = f"{socket.gethostname()}-{os.getpid()}"
     election = Election(kv, LEADER, candidate, clock=app.clock)
     routing = GatewayRouting(envoy, app.clock, rejections)
     watch = RolloutWatch(Comparer(artifacts, recorder, app.identity), EnvoyAdmin(gateway.directory), app.clock)
-    reconciler = Reconciler(kv, election, ledger, registry, artifacts, routing, watch, config.export_pools)
+    conversions = Conversions(registry, config.export_pools)
+    reconciler = Reconciler(kv, election, ledger, registry, artifacts, routing, watch, conversions)
     app.loop("reconcile deployments", reconciler.run)
     here = f"{socket.gethostname()}:{gateway.port}"
     publisher = LoadPublisher(kv, envoy, holder.held, gateway_id=here, clock=app.clock, every_s=scaling.publish_s)
@@ -112,15 +118,16 @@ async def build(config: InferenceConfig, app: App) -> None:
     pager = await Pager.open(kv, PAGE_KEY)
     servicer = InferenceServicer(kv, registry, served, pager)
     elected = Election(kv, BATCHES, candidate, clock=app.clock)
-    batches = BatchReconciler(kv, elected, ledger, registry, artifacts, config.export_pools)
+    batches = BatchReconciler(kv, elected, ledger, registry, artifacts, conversions)
     app.loop("reconcile batch predictions", batches.run)
     batch_servicer = BatchPredictionServicer(
         kv, BatchPredictions(kv, registry, artifacts, counted[BATCH_PREDICTIONS]), pager
     )
     optimizer = Election(kv, OPTIMIZER, candidate, clock=app.clock)
-    optimizing = OptimizationReconciler(kv, optimizer, ledger, artifacts, config.export_pools)
+    optimizing = OptimizationReconciler(kv, optimizer, ledger, artifacts, conversions)
     app.loop("reconcile optimizations", optimizing.run)
-    optimization_servicer = OptimizationServicer(kv, Searches(kv, registry, artifacts, counted[OPTIMIZATIONS]), pager)
+    searches = Searches(kv, registry, artifacts, counted[OPTIMIZATIONS], conversions)
+    optimization_servicer = OptimizationServicer(kv, searches, pager)
     app.serve(
         (add_InferenceServiceServicer_to_server, servicer),
         (add_OptimizationServiceServicer_to_server, optimization_servicer),

@@ -1,21 +1,26 @@
-"""What the inference service holds, as compliance looks at it: versions, deployments, batch predictions."""
+"""What the inference service holds, as compliance looks at it: versions, deployments, batches, optimisations."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from chassis.compliance import asked_by
 from chassis.kv import KV, list_all
+from chassis.logs import logger
 from lepton.compliance.rulebook import Violation
 from lepton.compliance.subject import Act, Subject
-from lepton.compliance.subjects import of_deployment, of_existing_version, of_prediction
+from lepton.compliance.subjects import of_deployment, of_existing_version, of_optimization, of_prediction
 from lepton.errors import NotFound
 from lepton.inference.v1 import registry_pb2 as pb
 from lepton.inference.v1.batch_prediction_pb2 import BatchPrediction
 from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.inference.v1.model_pb2 import Model, ModelVersion, QuarantineCause
-from lepton.names import ProjectName, VersionName
+from lepton.inference.v1.optimization_pb2 import Optimization
+from lepton.names import OptimizationName, ProjectName, VersionName
 from services.inference.batch.store import batch_predictions
 from services.inference.batch.store import prefix as batch_prefix
+from services.inference.optimizations.keys import optimizations, optimizations_prefix
+from services.inference.optimizations.progress import ENDED
 from services.inference.quarantine import Quarantines
 from services.inference.references import versions_of
 from services.inference.registry import Registry
@@ -29,6 +34,7 @@ from services.inference.store import (
     quarantines_prefix,
 )
 
+log = logger(__name__)
 BY: Final = "compliance"
 """Who has quarantined what a policy has: it is let back when the policy no longer asks for it."""
 _OVER: Final = frozenset({BatchPrediction.SUCCEEDED, BatchPrediction.FAILED, BatchPrediction.CANCELLED})
@@ -44,10 +50,11 @@ async def admit_deployment(registry: Registry, deployment: Deployment) -> None:
 
 
 class ModelInspector:
-    """Every version, every deployment and every batch prediction that has not ended."""
+    """Every version, every deployment, and every batch prediction and optimisation that has not ended."""
 
-    def __init__(self, kv: KV, registry: Registry) -> None:
-        self._kv, self._registry = kv, registry
+    def __init__(self, kv: KV, registry: Registry, export_pools: Sequence[str] = ()) -> None:
+        self._kv, self._registry, self._export_pools = kv, registry, tuple(export_pools)
+        self._optimizations = optimizations(kv)
         self._quarantines = Quarantines(kv, registry)
         self._models, self._deployments, self._batches = models(kv), deployments(kv), batch_predictions(kv)
 
@@ -78,9 +85,17 @@ class ModelInspector:
             if batch.state not in _OVER:
                 version = versions.get(batch.model_version, ModelVersion(name=batch.model_version))
                 yield of_prediction(batch, version, _model_of(version.name, known), batch.input.artifact)
+        page = await list_all(self._kv, optimizations_prefix(name))
+        for search in map(self._optimizations.of, page.entries):
+            if search.state not in ENDED:
+                version = versions.get(search.model_version, ModelVersion(name=search.model_version))
+                subject = of_optimization(search, version, _model_of(version.name, known))
+                yield replace(subject, pools=subject.pools or self._export_pools)
 
     async def quarantine(self, violation: Violation) -> bool:
-        """Quarantine a version; what is deployed of it gets no calls any more."""
+        """Quarantine a version: what is deployed of it gets no calls any more. Stop an optimisation."""
+        if violation.subject.act is Act.CONVERT:
+            return await self._stop(violation)
         if violation.subject.act not in (Act.REGISTER, Act.PROMOTE):
             return False
         version = VersionName.parse(violation.subject.resource)
@@ -94,6 +109,20 @@ class ModelInspector:
                 parent=str(version.parent.parent), source=str(version), reason=reason[:1000]
             )
             await self._quarantines.quarantine(request, by=BY)
+        return True
+
+    async def _stop(self, violation: Violation) -> bool:
+        why = f"stopped by {violation.policy.name} (rule {violation.rule.id}): {violation.fault.problem}"
+
+        def stop(current: Optimization) -> None:
+            if current.state not in ENDED | {Optimization.CANCELLING, Optimization.DELETING}:
+                current.state, current.message = Optimization.CANCELLING, why[:1000]
+
+        try:
+            await self._optimizations.change(OptimizationName.parse(violation.subject.resource), stop)
+        except NotFound:
+            return False  # it was deleted meanwhile
+        log.warning("optimisation stopped by compliance", optimization=violation.subject.resource, why=why)
         return True
 
     async def settle(self, project: str, standing: Sequence[Violation]) -> None:

@@ -41,6 +41,6 @@ class InferenceConfig(ServiceConfig):
     shared: SharedSettings = field(default_factory=SharedSettings)
     """The servers of deployments with `serving.shared`."""
     export_pools: tuple[str, ...] = field(default_factory=tuple)
-    """Pools that conversions run in, most preferred first; empty = any."""
+    """Pools that conversions run in, as far as compliance policies let them, most preferred first; empty = any."""
     compliance_every_s: float = 30.0
     """How often versions and deployments are looked at by the compliance policies; a change of those at once."""

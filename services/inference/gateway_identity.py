@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import secrets
+from dataclasses import replace
 from pathlib import Path
 
 from chassis.access import PolicySnapshot
@@ -12,7 +13,7 @@ from chassis.identity import Identity
 from chassis.issuer import AuthIssuer
 from services.inference.config import InferenceConfig
 from services.inference.envoy import Endpoint, Gateway, TokenRules
-from services.inference.envoy.access import call_rules
+from services.inference.envoy.access import CallRules
 
 HOSTS = ("localhost", "127.0.0.1", "gateway")
 
@@ -20,7 +21,6 @@ HOSTS = ("localhost", "127.0.0.1", "gateway")
 def gateway_value(config: InferenceConfig) -> Gateway:
     """The gateway as configured; until the policy has arrived it takes no token."""
     listen = Endpoint.parse(config.gateway.address)
-    collector = config.telemetry.otlp_endpoint.removeprefix("http://")
     return Gateway(
         directory=config.gateway.directory,
         tokens=TokenRules(issuer="", audience="", jwks=""),
@@ -30,19 +30,36 @@ def gateway_value(config: InferenceConfig) -> Gateway:
         host=listen.host,
         port=listen.port,
         admin_port=config.gateway.admin_port,
-        collector=Endpoint.parse(collector) if collector else None,
+        collector=collector_of(config.telemetry.otlp_endpoint),
+        collector_roots=Path(certificate) if (certificate := config.telemetry.otlp_certificate) else None,
         sampling=config.telemetry.sample_ratio,
-        holder_key=secrets.token_urlsafe(32),
+        holder_key=kept_key(config.gateway.directory / "holder.key"),
     )
 
 
-def token_rules(snapshot: PolicySnapshot) -> TokenRules:
+def kept_key(path: Path) -> str:
+    """The holder's key, made once: what is open at Envoy while this service is started anew still shows it."""
+    if not path.exists():
+        _replace(path, secrets.token_urlsafe(32).encode())
+    return path.read_text()
+
+
+def collector_of(url: str) -> Endpoint | None:
+    """The collector of an OTLP endpoint; over TLS it is known by the host in that."""
+    if not url:
+        return None
+    scheme, _, address = url.rstrip("/").rpartition("://")
+    found = Endpoint.parse(address)
+    return replace(found, name=found.host) if scheme == "https" else found
+
+
+def token_rules(snapshot: PolicySnapshot, calls: CallRules) -> TokenRules:
     """The tokens that a policy accepts, and what their holders may call."""
     return TokenRules(
         issuer=snapshot.issuer,
         audience=snapshot.audience,
         jwks=json.dumps(snapshot.jwks, sort_keys=True),
-        calls=call_rules(snapshot),
+        calls=calls,
     )
 
 
@@ -74,10 +91,10 @@ async def keep_certified(config: InferenceConfig, app: App, gateway: Gateway) ->
     app.loop("renew the gateway's certificate", identity.renew_forever)
 
 
-def _replace(path: Path, pem: bytes) -> None:
+def _replace(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     aside = path.with_name(f".{path.name}.new")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
+        file.write(content)
     aside.rename(path)

@@ -136,9 +136,9 @@ class Holder:
     async def answer(self, method: str, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """One call, from its first message to its answer. Raises LeptonError, or AioRpcError: the replica's own."""
         if method == PROCESS and self._streams is not None:
-            self._let_in(context)
-            async for answer in self._streams.process(requests):
-                yield answer
+            if not self._is_let_in(context):
+                raise Unavailable("GATEWAY_UNKNOWN")  # UNAUTHENTICATED would be a word about the stream's caller
+            await self._streams.watch(requests)
             return
         model, revision, metadata = self._admit(context)
         spec, name = self._spec(model), self._name(model)
@@ -157,22 +157,18 @@ class Holder:
 
     def _admit(self, context: Any) -> tuple[str, int, _Metadata]:
         """Whom a call is for, as the gateway says."""
-        given, cluster = self._let_in(context)
+        given: _Metadata = tuple(context.invocation_metadata() or ())
+        _, _, cluster = str(dict(given).get(HELD, "")).partition(" ")
         target = of_cluster(cluster)
-        if target is None:
+        if target is None or not self._is_let_in(context):
             raise Unauthenticated("TOKEN_MISSING")
         passed = tuple((name, value) for name, value in given if name not in _OWN and not name.startswith("grpc-"))
         return *target, passed
 
-    def _let_in(self, context: Any) -> tuple[_Metadata, str]:
-        """The metadata of a call that has come through the gateway, and what the gateway says of it."""
-        if not is_from_gateway(context, self._identity):
-            raise Unauthenticated("TOKEN_MISSING")
-        given: _Metadata = tuple(context.invocation_metadata() or ())
-        key, _, word = str(dict(given).get(HELD, "")).partition(" ")
-        if not hmac.compare_digest(key.encode(), self._key.encode()):
-            raise Unauthenticated("TOKEN_MISSING")
-        return given, word
+    def _is_let_in(self, context: Any) -> bool:
+        """Whether a call has come through the gateway: by its certificate, and by the key that this service gave it."""
+        key, _, _ = str(dict(context.invocation_metadata() or ()).get(HELD, "")).partition(" ")
+        return is_from_gateway(context, self._identity) and hmac.compare_digest(key.encode(), self._key.encode())
 
     async def _replica(self, call: _Call, held: Held, context: Any, without: frozenset[Endpoint]) -> Endpoint:
         """A proven replica, as soon as there is one. Raises Unavailable when none comes in time."""

@@ -21,6 +21,7 @@ from lepton.scheduler.v1.program_pb2 import ServedModel
 from lepton.scheduler.v1.scheduler_service_pb2 import CreateWorkloadRequest, UpdateWorkloadRequest
 from lepton.scheduler.v1.workload_pb2 import Workload
 from services.inference import repository
+from services.inference.conversions import Conversions
 from services.inference.pipelines import preparing as pipelines
 from services.inference.registry import Registry
 from services.inference.revisions import Revisions, number_of
@@ -70,10 +71,10 @@ class Keeper:
         registry: Registry,
         artifacts: ArtifactStore,
         revisions: Revisions,
-        export_pools: tuple[str, ...],
+        conversions: Conversions,
     ) -> None:
         self._controller, self._workloads, self._registry = controller, workloads, registry
-        self._artifacts, self._revisions, self._export_pools = artifacts, revisions, export_pools
+        self._artifacts, self._revisions, self._conversions = artifacts, revisions, conversions
 
     async def keep(
         self,
@@ -94,8 +95,8 @@ class Keeper:
         except InvalidArgument as error:
             # Neither the package nor what is asked of the scheduler will be another the next time.
             return await self._fail(revision, str(error), guard)
-        except NotFound as error:
-            if error.reason not in {"VERSION_NOT_FOUND", "ARTIFACT_NOT_FOUND"}:
+        except (NotFound, FailedPrecondition) as error:
+            if error.reason not in {"VERSION_NOT_FOUND", "ARTIFACT_NOT_FOUND", "COMPLIANCE_VIOLATION"}:
                 raise
             return await self._fail(revision, str(error), guard)
         return revision
@@ -148,7 +149,8 @@ class Keeper:
         workload = self._controller.workload(str(export_name(deployment, revision)))
         if workload is None:
             version = await self._registry.get_version(revision.model_version)
-            request = export_request(deployment, revision, version, self._export_pools)
+            pools = await self._conversions.of_revision(deployment, revision)
+            request = export_request(deployment, revision, version, pools)
             if revision.HasField("pipeline"):
                 await pipelines.amend(request, revision, self._registry, self._artifacts)
             workload = await self._create(deployment, request, "inference.export")

@@ -17,6 +17,7 @@ from lepton.inference.v1.rollout_pb2 import RolloutStatus
 from lepton.names import DeploymentName
 from services.inference import sizing
 from services.inference.comparing import Side
+from services.inference.conversions import Conversions
 from services.inference.keeping import Keeper, Workloads
 from services.inference.references import why_unservable
 from services.inference.registry import Registry
@@ -77,7 +78,7 @@ class Reconciler:
         artifacts: ArtifactStore,
         gateway: Routing,
         watch: Watch,
-        export_pools: tuple[str, ...] = (),
+        conversions: Conversions | None = None,
     ) -> None:
         self._kv, self._gateway, self._watch = kv, gateway, watch
         self._deployments, self._revisions = deployments(kv), Revisions(kv)
@@ -90,7 +91,8 @@ class Reconciler:
             owns=_is_deployment,
             reconcile=self._reconcile,
         )
-        self._keeper = Keeper(self._controller, workloads, registry, artifacts, self._revisions, export_pools)
+        places = conversions or Conversions(registry)
+        self._keeper = Keeper(self._controller, workloads, registry, artifacts, self._revisions, places)
 
     async def run(self) -> None:
         """Leads whenever it can, for ever."""

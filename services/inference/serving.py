@@ -1,7 +1,6 @@
 """What a revision asks of the scheduler, and what its workloads' states mean for its deployment; pure."""
 
 import json
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -18,6 +17,7 @@ from lepton.scheduler.v1.workload_pb2 import Slice, SliceGroup, Workload
 from services.inference.revisions import number_of
 from services.inference.rollout.seen import Seen
 from services.inference.sizing import Size
+from services.inference.workload_creation import creation
 
 ONNX: Final = "onnx"
 """The name under which an export leaves its digest in its slice's outputs."""
@@ -83,7 +83,7 @@ def export_request(
         trace_context=deployment.trace_context,
         queue=deployment.queue,
     )
-    return _create(name, workload)
+    return creation(name, workload)
 
 
 def serving_request(deployment: Deployment, revision: DeploymentRevision, size: Size) -> CreateWorkloadRequest:
@@ -98,7 +98,7 @@ def serving_request(deployment: Deployment, revision: DeploymentRevision, size: 
         trace_context=deployment.trace_context,
         queue=deployment.queue,
     )
-    return _create(serving_name(deployment, revision), workload)
+    return creation(serving_name(deployment, revision), workload)
 
 
 def replica_group(revision: DeploymentRevision, size: Size) -> SliceGroup:
@@ -188,11 +188,3 @@ def _workload_name(deployment: Deployment, which: str, purpose: str) -> Workload
     name = DeploymentName.parse(deployment.name)
     place = name.deployment[:30].rstrip("-")
     return WorkloadName(name.project, f"{purpose}-{place}-{deployment.uid[:8]}-{which}")
-
-
-def _create(name: WorkloadName, workload: Workload) -> CreateWorkloadRequest:
-    # Derived from the name, which holds the deployment's uid: a leader that repeats it creates nothing twice.
-    request_id = str(uuid.uuid5(uuid.NAMESPACE_URL, str(name)))
-    return CreateWorkloadRequest(
-        parent=str(name.parent), workload_id=name.workload, workload=workload, request_id=request_id
-    )

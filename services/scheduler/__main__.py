@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 from chassis.app import App, run
+from chassis.compliance_watch import FeedReporter
 from chassis.etcd import TLS, EtcdKV
 from chassis.paging import Pager
 from chassis.secret_mounts import Gate
@@ -26,6 +27,8 @@ async def build(config: SchedulerConfig, app: App) -> None:
     pager = await Pager.open(kv, keys.PAGE_KEY)
     gate = Gate(app.access, app.peers.channel("auth"))
     scheduler = Scheduler(kv, pager, app.clock, config, access=app.access, gate=gate)
+    watch = scheduler.compliance_watch(FeedReporter(app.peers.channel("auth")))
+    app.loop("look at compliance", watch.run)
     for name, loop in scheduler.loops.items():
         app.loop(name, loop)
     app.serve(*scheduler.registrations)

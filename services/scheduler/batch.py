@@ -17,7 +17,8 @@ from lepton.errors import Aborted, AlreadyExists, InvalidArgument, LeptonError
 from lepton.names import ProjectName
 from lepton.scheduler.v1 import scheduler_service_pb2 as service
 from lepton.scheduler.v1 import workload_pb2
-from services.scheduler import convert, keys
+from services.scheduler import keys
+from services.scheduler.convert.documents import stored
 from services.scheduler.wishes import check_jobs, check_wishes
 
 Workload = workload_pb2.Workload
@@ -175,7 +176,7 @@ class Batches:
         check_wishes(checked.workload, "workload")
         checked.workload.kind = checked.workload.kind or Workload.BATCH
         checked.workload.name = ""
-        shape = _Shape(document=convert.stored(checked.workload), has_trace=bool(checked.workload.trace_context))
+        shape = _Shape(document=stored(checked.workload), has_trace=bool(checked.workload.trace_context))
         if len(sent) <= _MOST_REMEMBERED_BYTES:
             if len(self._shapes) >= _REMEMBERED:
                 del self._shapes[next(iter(self._shapes))]

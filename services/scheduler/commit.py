@@ -14,10 +14,16 @@ from chassis.logs import logger
 from lepton.internal.v1 import ledger_pb2
 from lepton.names import NodeName, WorkloadName
 from lepton.scheduler.v1 import workload_pb2
-from services.scheduler import convert, keys
-from services.scheduler.ledger import Ledger, WorkloadRecord
+from services.scheduler import keys
+from services.scheduler.convert.documents import stored
+from services.scheduler.convert.failures import failures_to_proto
+from services.scheduler.convert.moments import timestamp
+from services.scheduler.convert.reservations import reservation_to_proto
+from services.scheduler.convert.slices import slice_to_proto
+from services.scheduler.ledger import Ledger
 from services.scheduler.lifecycle import ENDED
 from services.scheduler.planner import Decision, Placement, Revocation
+from services.scheduler.records import WorkloadRecord
 from services.scheduler.snapshot import State
 from services.scheduler.task_commit import add_array, is_current, task_writes, tell_array
 
@@ -115,7 +121,7 @@ class Committer:
     def _write(self, unit: Sequence[Decision], traces: Mapping[str, str]) -> Write | None:
         compare: list[Compare] = []
         then: list[Op] = []
-        now = convert.timestamp(self._clock.now())
+        now = timestamp(self._clock.now())
         for decision in unit:
             if not self._add(decision, traces.get(decision.workload, ""), now, compare, then):
                 return None
@@ -132,12 +138,12 @@ class Committer:
         document = _document(record, decision, now)
         key = keys.workload(name)
         compare += [mod(key, record.mod_revision), *(absent(_node_key(node)) for node in decision.missing)]
-        then.append(Put(key, convert.stored(document)))
+        then.append(Put(key, stored(document)))
         if decision.placement is not None:
             assignment = _assignment(document, decision.placement, trace_context, now)
             if decision.tasks is not None:
                 add_array(assignment, document, decision, self._ledger)
-            then.append(Put(keys.assignment(name, decision.generation), convert.stored(assignment)))
+            then.append(Put(keys.assignment(name, decision.generation), stored(assignment)))
             compare.append(absent(keys.assignment(name, decision.generation)))
         for revocation in decision.revoke:
             assigned = self._ledger.assignment(decision.workload, revocation.generation)
@@ -147,7 +153,7 @@ class Committer:
             revoked = _revoked(assigned.proto, revocation, now)
             if decision.tasks is not None and assigned.tasks is not None:
                 add_array(revoked, document, decision, self._ledger)
-            then.append(Put(where, convert.stored(revoked)))
+            then.append(Put(where, stored(revoked)))
             compare.append(mod(where, assigned.mod_revision))
         if decision.tasks is not None:
             task_writes(self._ledger, decision, name, compare, then)
@@ -155,8 +161,8 @@ class Committer:
             then += [Delete(keys.assignment(name, generation)), DeletePrefix(keys.statuses(name, generation))]
         if decision.reservation is not None:
             lifetime_s = decision.reservation.expires_at - self._clock.monotonic()
-            reservation = convert.reservation_to_proto(decision.reservation, document, now, lifetime_s)
-            then.append(Put(keys.reservation(name), convert.stored(reservation)))
+            reservation = reservation_to_proto(decision.reservation, document, now, lifetime_s)
+            then.append(Put(keys.reservation(name), stored(reservation)))
         elif decision.drops_reservation:
             then.append(Delete(keys.reservation(name)))
         return True
@@ -181,12 +187,12 @@ def _document(record: WorkloadRecord, decision: Decision, now: Timestamp) -> wor
         tell_array(document.array, decision)
     if decision.slices is not record.value.slices:
         del document.slices[:]
-        document.slices.extend(convert.slice_to_proto(each) for each in decision.slices)
+        document.slices.extend(slice_to_proto(each) for each in decision.slices)
     if (decision.granted or document.granted) and dict(decision.granted) != dict(document.granted):
         document.granted.clear()
         document.granted.update(decision.granted)
     if decision.failures is not record.value.failures:
-        document.failures.CopyFrom(convert.failures_to_proto(decision.failures))
+        document.failures.CopyFrom(failures_to_proto(decision.failures))
     if not decision.has_quota:
         document.ClearField("quota_reserve_time")
     elif not document.HasField("quota_reserve_time"):

@@ -49,3 +49,6 @@ class SchedulerConfig(ServiceConfig):
     nodes: Nodes = field(default_factory=Nodes)
     leader: Leader = field(default_factory=Leader)
     elastic: Elastic = field(default_factory=Elastic)
+    compliance_every_s: float = (
+        30.0  # how often workloads are looked at by the compliance policies; a change of those at once
+    )

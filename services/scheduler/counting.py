@@ -5,7 +5,7 @@ from chassis.holdings import Holding, Holdings, Policy
 from chassis.kv import KV
 from lepton.scheduler.v1.workload_pb2 import Workload
 from services.scheduler import keys
-from services.scheduler.convert import MAX_TASKS
+from services.scheduler.convert.workloads import MAX_TASKS
 from services.scheduler.lifecycle import ENDED
 from services.scheduler.snapshot import State
 

@@ -14,7 +14,8 @@ from lepton.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArg
 from lepton.names import FloatingResourceName, not_found
 from lepton.scheduler.v1 import queue_pb2
 from lepton.scheduler.v1 import queue_service_pb2 as service
-from services.scheduler import convert, keys
+from services.scheduler import keys
+from services.scheduler.convert.documents import stored
 from services.scheduler.ledger import Ledger
 from services.scheduler.lifecycle import ENDED
 from services.scheduler.planner.floating import floating_use
@@ -40,7 +41,7 @@ class FloatingResources:
         name = FloatingResourceName(request.floating_resource_id)
         resource = FloatingResource(name=str(name), capacity=request.floating_resource.capacity)
         key = keys.floating_resource(name)
-        then = [Put(key, convert.stored(resource)), *claim.record(resource)]
+        then = [Put(key, stored(resource)), *claim.record(resource)]
         result = await self._kv.txn([absent(key), *claim.guard], then)
         if not result.succeeded:
             if await self._kv.get(key) is not None:
@@ -94,7 +95,7 @@ class FloatingResources:
             resource = FloatingResource.FromString(entry.value)
             if request.update_mask.paths or wanted.capacity:
                 resource.capacity = wanted.capacity
-            result = await self._kv.txn([condition], [Put(entry.key, convert.stored(resource))])
+            result = await self._kv.txn([condition], [Put(entry.key, stored(resource))])
             if result.succeeded:
                 resource.etag = etag_at(result.revision)
                 resource.allocated = self._use().get(resource.name, 0)

@@ -5,131 +5,25 @@ import heapq
 import itertools
 from collections.abc import Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
 
 from chassis.clock import Clock
 from chassis.kv import KV, Entry, Event, WatchBatch, follow
 from lepton.internal.v1 import ledger_pb2, tasks_pb2
 from lepton.names import FloatingResourceName, NodeName, PoolName, ProjectName, QueueName, WorkloadName
 from lepton.scheduler.v1 import node_pb2, pool_pb2, queue_pb2, workload_pb2
-from services.scheduler import convert, keys
-from services.scheduler.lifecycle import CHECK_RETRY_S, ENDED, backoff_s
+from services.scheduler import keys
+from services.scheduler.convert.moments import moments
+from services.scheduler.convert.nodes import node_of
+from services.scheduler.convert.queues import queue_of
+from services.scheduler.convert.reservations import reservation_of
+from services.scheduler.lifecycle import ENDED
 from services.scheduler.node_settings import merged
 from services.scheduler.planner.shares import decayed
-from services.scheduler.snapshot import (
-    Assignment,
-    CheckState,
-    Node,
-    Queue,
-    Reason,
-    Reservation,
-    Snapshot,
-    State,
-    TaskArray,
-    Workload,
-)
-from services.scheduler.task_table import TaskTable
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeRecord:
-    """A node as everyone sees it, with the document that its session has written."""
-
-    proto: node_pb2.Node
-    value: Node
-    entry: Entry
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkloadRecord:
-    """A workload with the revision of its document."""
-
-    proto: workload_pb2.Workload
-    value: Workload
-    mod_revision: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueRecord:
-    """A queue with the revision of its document."""
-
-    proto: queue_pb2.Queue
-    value: Queue
-    mod_revision: int
-
-
-@dataclass(slots=True, kw_only=True)
-class AssignmentRecord:
-    """A generation, and the newest report about each of its slices."""
-
-    proto: ledger_pb2.Assignment
-    mod_revision: int
-    statuses: dict[int, workload_pb2.Slice] = field(default_factory=dict)
-    announced_store: str = ""  # what the gang was told
-    tasks: TaskTable | None = None  # of an array
-    _value: Assignment | None = None
-
-    def __post_init__(self) -> None:
-        if self.proto.task_count:
-            self.tasks = TaskTable(self.proto)
-
-    @property
-    def value(self) -> Assignment:
-        """The generation as the planner sees it."""
-        if self._value is None:
-            tasks = self.tasks.slices() if self.tasks is not None else None
-            revision = self.mod_revision if tasks is not None else 0
-            self._value = convert.assignment_of(self.proto, self.statuses, tasks, revision)
-        return self._value
-
-    @property
-    def is_revoked(self) -> bool:
-        """Whether its slices have been told to stop."""
-        return self.proto.HasField("revoke_time")
-
-    def slices(self) -> list[workload_pb2.Slice]:
-        """Its slices with their present states."""
-        return [self.statuses.get(each.index, each) for each in self.proto.slices]
-
-    def update(self, proto: ledger_pb2.Assignment, mod_revision: int) -> None:
-        """Take over a new version of the document."""
-        self.proto, self.mod_revision, self._value = proto, mod_revision, None
-        if self.tasks is not None:
-            self.tasks.update(proto)
-
-    def report(self, status: workload_pb2.Slice) -> None:
-        """Take over a slice's new state."""
-        self.statuses[status.index] = status
-        self._value = None
-
-    def report_tasks(self, node: str, states: tasks_pb2.TaskStates, revision: int) -> None:
-        """Take over what a node says of its tasks."""
-        if self.tasks is not None:
-            self.tasks.report(node, states, revision)
-            self._value = None
-
-
-@dataclass(slots=True, kw_only=True)
-class Changes:
-    """What one batch has changed, for those who act on it."""
-
-    revision: int
-    nodes: dict[str, Entry | None] = field(default_factory=dict)
-    assigned: list[AssignmentRecord] = field(default_factory=list)
-    revoked: list[AssignmentRecord] = field(default_factory=list)
-    forgotten: list[AssignmentRecord] = field(default_factory=list)
-    reported: list[tuple[AssignmentRecord, workload_pb2.Slice]] = field(default_factory=list)
-    grown: list[tuple[AssignmentRecord, int]] = field(default_factory=list)  # arrays, with the serial before
-
-
-class Listener(Protocol):
-    """Who wants to know at once; must not block."""
-
-    def ledger_changed(self, changes: Changes) -> None:
-        """A batch has been applied."""
-        ...
+from services.scheduler.queue_values import Queue
+from services.scheduler.records import AssignmentRecord, Changes, Listener, NodeRecord, QueueRecord, WorkloadRecord
+from services.scheduler.snapshot import Assignment, Node, Reservation, Snapshot, Workload
+from services.scheduler.workload_values import value_of
 
 
 class Ledger:
@@ -225,6 +119,7 @@ class Ledger:
             match kind:
                 case "pools":
                     self._pool(rest, event)
+                    changes.are_pools_others = True
                 case "nodes":
                     self._node(rest.split("/"), event, changes)
                 case "node_settings":
@@ -287,7 +182,7 @@ class Ledger:
         settings = self.node_settings.get(name)
         known = ledger_pb2.NodeSettings.FromString(settings.value) if settings else None
         proto = merged(node_pb2.Node.FromString(entry.value), known)
-        self.nodes[name] = record = NodeRecord(proto=proto, value=convert.node_of(proto), entry=entry)
+        self.nodes[name] = record = NodeRecord(proto=proto, value=node_of(proto), entry=entry)
         self._node_values[name] = record.value
 
     def _workload(self, parts: list[str], event: Event) -> None:
@@ -297,51 +192,10 @@ class Ledger:
         if event.entry is None:
             return
         proto = workload_pb2.Workload.FromString(event.entry.value)
-        moment = convert.moments(self._clock)
-        waiting_since = self._waiting_since(before, proto, moment)
-        array = self._array(before, proto) if proto.HasField("array") else None
-        value = convert.workload_of(proto, self._not_before(before, proto), moment, waiting_since, array)
+        value = value_of(before, proto, moments(self._clock), self._clock.monotonic())
         self.workloads[name] = WorkloadRecord(proto=proto, value=value, mod_revision=event.entry.mod_revision)
         if value.state not in ENDED:
             self._active[name] = value
-
-    def _not_before(self, before: WorkloadRecord | None, now: workload_pb2.Workload) -> float:
-        """The end of the backoff, on this process's clock: it begins when its cause is first seen here."""
-        is_put_off = Reason(now.pending_reason) is Reason.BACKING_OFF and any(
-            CheckState(each.state) is CheckState.RETRY for each in now.admission_checks
-        )
-        if is_put_off and (before is None or Reason(before.proto.pending_reason) is not Reason.BACKING_OFF):
-            return self._clock.monotonic() + CHECK_RETRY_S
-        if before is not None and now.restarts <= before.proto.restarts:
-            return before.value.not_before
-        if before is None and Reason(now.pending_reason) is not Reason.BACKING_OFF:
-            return 0.0
-        pause_s = now.failures.backoff_s if now.failures.generation else backoff_s(now.restarts)
-        return self._clock.monotonic() + pause_s
-
-    def _array(self, before: WorkloadRecord | None, now: workload_pb2.Workload) -> TaskArray:
-        """The tasks of an array. A backoff begins when the failure is first seen here."""
-        known = before.value.array.returned if before is not None and before.value.array is not None else ()
-        failures = {each.position: each for each in known}
-        moment = self._clock.monotonic()
-        not_before: dict[int, float] = {}
-        returned = now.array.returned
-        for position, count in zip(returned[::2], returned[1::2], strict=True):
-            each = failures.get(position)
-            if count:
-                is_known = each is not None and each.failures == count
-                not_before[position] = each.not_before if is_known and each else moment + backoff_s(count)
-        return convert.array_of(now.array, not_before)
-
-    def _waiting_since(
-        self, before: WorkloadRecord | None, now: workload_pb2.Workload, moment: convert.Moment
-    ) -> float:
-        """Since when it waits: since it was created, or since it lost its place (about then, where nobody saw it)."""
-        if before is not None and (before.value.state is State.PENDING or now.state != workload_pb2.Workload.PENDING):
-            return before.value.waiting_since
-        if before is not None:
-            return self._clock.monotonic()
-        return moment(now.update_time if now.generation else now.create_time)
 
     def _queue(self, queue: str, event: Event) -> None:
         name = str(QueueName(queue))
@@ -351,7 +205,7 @@ class Ledger:
             self._queue_values.pop(name, None)
             return
         proto = queue_pb2.Queue.FromString(event.entry.value)
-        record = QueueRecord(proto=proto, value=convert.queue_of(proto), mod_revision=event.entry.mod_revision)
+        record = QueueRecord(proto=proto, value=queue_of(proto), mod_revision=event.entry.mod_revision)
         self.queues[name], self._queue_values[name] = record, record.value
 
     def _floating(self, resource: str, event: Event) -> None:
@@ -367,7 +221,7 @@ class Ledger:
             self.reservations.pop(name, None)
             return
         proto = ledger_pb2.Reservation.FromString(event.entry.value)
-        self.reservations[name] = convert.reservation_of(proto, convert.moments(self._clock))
+        self.reservations[name] = reservation_of(proto, moments(self._clock))
 
     def _usage(self, project: str, event: Event) -> None:
         name = str(ProjectName(project))

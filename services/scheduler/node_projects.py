@@ -5,8 +5,9 @@ from typing import Any
 
 from lepton.internal.v1 import project_keys_pb2 as pb
 from lepton.internal.v1 import project_keys_pb2_grpc
-from services.scheduler.ledger import AssignmentRecord, Ledger
+from services.scheduler.ledger import Ledger
 from services.scheduler.lifecycle import FINAL
+from services.scheduler.records import AssignmentRecord
 from services.scheduler.snapshot import SliceState
 
 

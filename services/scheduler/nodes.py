@@ -13,7 +13,8 @@ from lepton.internal.v1 import ledger_pb2
 from lepton.names import NodeName, PoolName, not_found
 from lepton.scheduler.v1 import node_pb2, resources_pb2
 from lepton.scheduler.v1 import scheduler_service_pb2 as service
-from services.scheduler import convert, keys
+from services.scheduler import keys
+from services.scheduler.convert.documents import stored
 from services.scheduler.ledger import Ledger
 from services.scheduler.node_settings import changed, merged
 from services.scheduler.planner.holdings import holdings
@@ -120,7 +121,7 @@ class Nodes:
             compare.append(mod(keys.node(name), entry.mod_revision if entry else 0))
         if after == NodeSettings():
             return compare, [Delete(key)] if settings else []
-        return compare, [Put(key, convert.stored(after))]
+        return compare, [Put(key, stored(after))]
 
     async def _read(self, name: NodeName) -> tuple[Entry | None, Entry | None]:
         """The node's document and its settings, as of one moment."""

@@ -16,7 +16,9 @@ from lepton.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArg
 from lepton.names import PoolName, not_found
 from lepton.scheduler.v1 import pool_pb2, resources_pb2
 from lepton.scheduler.v1 import scheduler_service_pb2 as service
-from services.scheduler import convert, keys
+from services.scheduler import keys
+from services.scheduler.convert.documents import stored
+from services.scheduler.convert.moments import timestamp
 from services.scheduler.ledger import Ledger
 from services.scheduler.nodes import Nodes
 
@@ -43,13 +45,13 @@ class Pools:
         name = PoolName(request.pool_id)
         pool = pool_pb2.Pool()
         pool.CopyFrom(request.pool)
-        now = convert.timestamp(self._clock.now())
+        now = timestamp(self._clock.now())
         pool.name, pool.uid = str(name), str(uuid.uuid4())
         setattr(pool, "class", getattr(pool, "class") or pool_pb2.Pool.GENERAL)  # `class` is a word of Python
         pool.create_time.CopyFrom(now)
         pool.update_time.CopyFrom(now)
         key = keys.pool(name)
-        result = await self._kv.txn([absent(key), *claim.guard], [Put(key, convert.stored(pool)), *claim.record(pool)])
+        result = await self._kv.txn([absent(key), *claim.guard], [Put(key, stored(pool)), *claim.record(pool)])
         if not result.succeeded:
             if await self._kv.get(key) is not None:
                 raise AlreadyExists("POOL_ALREADY_EXISTS", pool=str(name))
@@ -93,8 +95,8 @@ class Pools:
                 raise not_found(name)
             condition = unchanged(entry, request.pool.etag, name)
             after = changed(pool_pb2.Pool.FromString(entry.value), request.pool, request.update_mask.paths)
-            after.update_time.CopyFrom(convert.timestamp(self._clock.now()))
-            result = await self._kv.txn([condition], [Put(entry.key, convert.stored(after))])
+            after.update_time.CopyFrom(timestamp(self._clock.now()))
+            result = await self._kv.txn([condition], [Put(entry.key, stored(after))])
             if result.succeeded:
                 after.etag = etag_at(result.revision)
                 return self._counted(after)

@@ -16,7 +16,9 @@ from lepton.errors import Aborted, AlreadyExists, FailedPrecondition
 from lepton.names import QueueName, not_found
 from lepton.scheduler.v1 import queue_pb2
 from lepton.scheduler.v1 import queue_service_pb2 as service
-from services.scheduler import convert, keys
+from services.scheduler import keys
+from services.scheduler.convert.documents import stored
+from services.scheduler.convert.moments import timestamp
 from services.scheduler.discretion import Scopes, conceal
 from services.scheduler.ledger import Ledger
 from services.scheduler.queue_rules import apply_update, check_queue
@@ -56,11 +58,11 @@ class Queues:
         check_queue(queue, others)
         queue.policy = queue.policy or Queue.FAIR_SHARE
         queue.strictness = queue.strictness or Queue.BEST_EFFORT
-        now = convert.timestamp(self._clock.now())
+        now = timestamp(self._clock.now())
         queue.create_time.CopyFrom(now)
         queue.update_time.CopyFrom(now)
         key = keys.queue(name)
-        then = [Put(key, convert.stored(queue)), *claim.record(queue)]
+        then = [Put(key, stored(queue)), *claim.record(queue)]
         return await self._write(queue, [tree, absent(key), *claim.guard], then)
 
     async def get(self, name: QueueName) -> Queue:
@@ -99,8 +101,8 @@ class Queues:
             condition = unchanged(entry, request.queue.etag, name)
             changed = apply_update(Queue.FromString(entry.value), request.queue, request.update_mask.paths)
             check_queue(changed, others)
-            changed.update_time.CopyFrom(convert.timestamp(self._clock.now()))
-            written = await self._write(changed, [tree, condition], [Put(entry.key, convert.stored(changed))])
+            changed.update_time.CopyFrom(timestamp(self._clock.now()))
+            written = await self._write(changed, [tree, condition], [Put(entry.key, stored(changed))])
             if written is not None:
                 return written
         raise Aborted("WRITE_CONFLICT", name=str(name))

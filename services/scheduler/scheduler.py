@@ -8,6 +8,8 @@ from typing import Any
 from chassis.access import PolicyReplica
 from chassis.call import Call
 from chassis.clock import Clock
+from chassis.compliance import Compliance
+from chassis.compliance_watch import ComplianceWatch, Reporter
 from chassis.election import Election
 from chassis.kv import KV
 from chassis.paging import Pager
@@ -19,6 +21,7 @@ from lepton.names import NodeName
 from lepton.scheduler.v1 import planning_service_pb2_grpc, queue_service_pb2_grpc, scheduler_service_pb2_grpc
 from services.scheduler import keys
 from services.scheduler.commit import Committer
+from services.scheduler.compliance import PoolLabels, WorkloadInspector
 from services.scheduler.config import SchedulerConfig
 from services.scheduler.counting import counted_workloads
 from services.scheduler.explain import Explain
@@ -68,7 +71,7 @@ class Scheduler:
         self.ledger.listen(self.sessions)
         self.ledger.listen(delivery)
         reports, task_reports = Reports(kv, self.ledger, clock), TaskReports(kv, self.ledger, clock)
-        conversations = Conversations(self.sessions, delivery, reports, task_reports)
+        conversations = Conversations(self.sessions, delivery, reports, task_reports, clock)
         election = Election(
             kv,
             keys.LEADER,
@@ -83,7 +86,11 @@ class Scheduler:
         fleet = Nodes(kv, self.ledger, pager)
         pools = Pools(kv, self.ledger, fleet, requests, pager, clock)
         counted = counted_workloads(kv, access, clock) if access is not None else None
-        workloads = Workloads(kv, requests, pager, clock, counted, access)
+        pool_labels = PoolLabels(self.ledger)
+        self.compliance = Compliance(access, pool_labels, clock)
+        workloads = Workloads(kv, requests, pager, clock, counted, access, self.compliance)
+        self._inspector = WorkloadInspector(self.ledger, workloads, self.compliance)
+        self._clock, self._config, self._pool_labels = clock, config, pool_labels
         self.measured = Measured(kv, self.sessions, replica_id, clock)
         explain = Explain(self.ledger, clock, nodes.ttl_s)
         self.utilization = Utilization(self.ledger, self.measured, access, clock)
@@ -120,3 +127,10 @@ class Scheduler:
         }
         if counted is not None:
             self.loops["count workloads"] = counted.run
+
+    def compliance_watch(self, reporter: Reporter) -> ComplianceWatch:
+        """What looks at the workloads that exist by the compliance policies, and tells what it finds."""
+        every_s = self._config.compliance_every_s
+        watch = ComplianceWatch(self.compliance, self._inspector, reporter, self._clock, every_s=every_s)
+        self._pool_labels.on_change(watch.look_again)
+        return watch

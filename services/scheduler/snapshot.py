@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from services.scheduler.failure_values import NO_FAILURES, Failures, RestartRule, SliceFailure
+from services.scheduler.queue_values import Queue
+
 
 class Kind(IntEnum):
     """What a workload's slices do; the numbers are the proto's."""
@@ -44,23 +47,6 @@ class Reason(IntEnum):
     BEHIND_RESERVATION = 13
     WAITING_FOR_FLOATING_RESOURCE = 14
     ADMISSION_REJECTED = 15
-
-
-class Policy(IntEnum):
-    """In what order a queue is looked at; the numbers are the proto's."""
-
-    FAIR_SHARE = 1
-    FIFO = 2
-    SHORTEST_JOB_FIRST = 3
-    WEIGHTED_DYNAMIC = 4
-
-
-class Stop(IntEnum):
-    """Whether a queue is open; the numbers are the proto's."""
-
-    OPEN = 0
-    HOLD = 1
-    HOLD_AND_DRAIN = 2
 
 
 class Effect(IntEnum):
@@ -141,36 +127,6 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
-    """How much of one resource of one flavour (a pool; empty = all pools together) a queue may use."""
-
-    resource: str  # a field of Demand
-    nominal: int
-    pool: str = ""
-    borrowing_limit: int | None = None
-    lending_limit: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Queue:
-    """A line of workloads with a share of the fleet."""
-
-    name: str
-    parent: str = ""
-    weight: float = 1.0
-    quotas: tuple[Quota, ...] = ()
-    policy: Policy = Policy.FAIR_SHARE
-    is_strict: bool = False
-    stop: Stop = Stop.OPEN
-    projects: tuple[str, ...] = ()
-    project_limits: tuple[Quota, ...] = ()  # each single project's own: nominal is the most
-    half_life_s: float = 7 * 86400.0
-    min_runtime_s: float = 60.0
-    aging_s: float = 86400.0
-    has_preemption: bool = True  # its workloads may evict those of lower priority in it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """One accelerator."""
 
@@ -204,47 +160,6 @@ class Group:
     max_count: int
     demand: Demand
     program: bytes  # digest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SliceFailure:
-    """How a slice failed, as its agent judges it."""
-
-    failure_class: str
-    step: int = 0
-    noticed_s: float = 0.0  # of the wall clock
-    suspects: tuple[int, ...] = ()  # the slices at fault as it sees it; empty = itself
-    waited: bool = False  # for others, when it failed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestartRule:
-    """What a class of failure may cost."""
-
-    failure_class: str
-    max_restarts: int | None = None  # None = within the workload's own
-    backoff_s: float | None = None  # None = the default
-    avoids_node: bool = False
-    stops_repeated: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failures:
-    """What has failed of a gang so far, and how the last of its generations that broke did."""
-
-    restarts: tuple[tuple[str, int], ...] = ()  # by class, sorted
-    avoided: tuple[str, ...] = ()  # nodes, the newest last
-    failure_class: str = ""
-    slice: int = 0
-    node: str = ""
-    generation: int = 0
-    message: str = ""
-    step: int = 0
-    noticed_s: float = 0.0
-    exit_code: int = 0
-    streak: int = 0  # in a row that got no further
-    backoff_s: float = 0.0
-    furthest_step: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,7 +240,7 @@ class Workload:
     throughput: tuple[tuple[int, float], ...] = ()  # slices -> samples per second, measured, sorted
     granted: tuple[tuple[str, int], ...] = ()  # group -> slices that it is held to after it gave some up, sorted
     rules: tuple[RestartRule, ...] = ()
-    failures: Failures = Failures()
+    failures: Failures = NO_FAILURES
     array: TaskArray | None = (
         None  # its slices are tasks: of its one group at least one and at most `max_count` at once
     )

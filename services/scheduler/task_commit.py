@@ -7,7 +7,8 @@ from chassis.kv import Compare, Op, Put, mod
 from lepton.internal.v1 import ledger_pb2
 from lepton.names import WorkloadName
 from lepton.scheduler.v1 import workload_pb2
-from services.scheduler import convert, keys, runs
+from services.scheduler import keys, runs
+from services.scheduler.convert.documents import stored
 from services.scheduler.ledger import Ledger
 from services.scheduler.planner import Decision
 from services.scheduler.snapshot import Slice, State
@@ -80,7 +81,7 @@ def task_writes(ledger: Ledger, decision: Decision, name: WorkloadName, compare:
     assignment.sessions.update(dict(tasks.sessions))
     key = keys.assignment(name, tasks.base)
     compare.append(mod(key, record.mod_revision))
-    then.append(Put(key, convert.stored(assignment)))
+    then.append(Put(key, stored(assignment)))
 
 
 def _write(

@@ -8,11 +8,9 @@ from lepton.errors import FailedPrecondition, InvalidArgument
 from lepton.names import FloatingResourceName, JobName, PoolName, ProjectName, QueueName
 from lepton.scheduler.v1 import program_pb2, workload_pb2
 from lepton.scheduler.v1 import scheduler_service_pb2 as service
-from services.scheduler import convert
+from services.scheduler.convert.workloads import MAX_TASKS
 
-MAX_SLICES: Final = (
-    convert.MAX_TASKS
-)  # a generation is one document, and must fit into a transaction with the workload's
+MAX_SLICES: Final = MAX_TASKS  # a generation is one document, and must fit into a transaction with the workload's
 _CHANGEABLE: Final = ("groups", "priority", "hold", "queue", "expected_duration_s")
 _FORBIDDEN: Final = ("LD_", "PYTHON")
 

@@ -9,6 +9,7 @@ from chassis import telemetry
 from chassis.access import PolicyReplica
 from chassis.callers import caller, creator
 from chassis.clock import Clock
+from chassis.compliance import Compliance, asked_by
 from chassis.conditions import Attributes
 from chassis.etags import etag as etag_at
 from chassis.etags import unchanged
@@ -17,14 +18,17 @@ from chassis.kv import KV, Compare, Delete, DeletePrefix, Entry, Op, Put, absent
 from chassis.paging import Pager
 from chassis.requests import Claim, Requests
 from chassis.watching import changes
+from lepton.compliance.subjects import of_workload
 from lepton.errors import Aborted, AlreadyExists, FailedPrecondition
 from lepton.internal.v1 import ledger_pb2
 from lepton.names import ProjectName, WorkloadName, not_found
 from lepton.scheduler.v1 import scheduler_service_pb2 as service
 from lepton.scheduler.v1 import workload_pb2
-from services.scheduler import convert, keys
+from services.scheduler import keys
 from services.scheduler.admission_checks import with_check
 from services.scheduler.batch import Batches, one_by_one
+from services.scheduler.convert.documents import stored
+from services.scheduler.convert.moments import timestamp
 from services.scheduler.counting import devices_of
 from services.scheduler.lifecycle import ENDED, OVER
 from services.scheduler.nodes import ANY
@@ -49,8 +53,10 @@ class Workloads:
         clock: Clock,
         limits: Limits | None = None,
         access: PolicyReplica | None = None,
+        compliance: Compliance | None = None,
     ) -> None:
         self._limits, self._access = limits or Unlimited(), access
+        self._compliance = compliance or Compliance()
         self._kv = kv
         self._requests = requests
         self._pager = pager
@@ -67,7 +73,7 @@ class Workloads:
         name = WorkloadName(ProjectName.parse(request.parent, "parent").project, request.workload_id)
         workload = Workload()
         workload.CopyFrom(request.workload)
-        now = convert.timestamp(self._clock.now())
+        now = timestamp(self._clock.now())
         workload.name, workload.uid = str(name), str(uuid.uuid4())
         workload.kind = workload.kind or Workload.BATCH
         workload.trace_context = workload.trace_context or telemetry.traceparent()
@@ -75,8 +81,9 @@ class Workloads:
         workload.create_time.CopyFrom(now)
         workload.update_time.CopyFrom(now)
         workload.creator = creator()
+        self._check_compliance(workload)
         key = keys.workload(name)
-        put = [Put(key, convert.stored(workload)), *claim.record(workload, str(name))]
+        put = [Put(key, stored(workload)), *claim.record(workload, str(name))]
         async with self._limits.admit(workload.creator, devices_of(workload)) as admitted:
             result = await self._kv.txn([absent(key), *claim.guard, *admitted.guard], [*put, *admitted.ops])
         if not result.succeeded:
@@ -88,7 +95,7 @@ class Workloads:
 
     async def create_many(self, request: service.BatchCreateWorkloadsRequest) -> service.BatchCreateWorkloadsResponse:
         """New workloads, PENDING; the answer says of each what became of it."""
-        if self._limits.counts(creator()):
+        if self._limits.counts(creator()) or (creator() and any(self._compliance.rulebook.in_force(request.parent))):
             return await one_by_one(request, self.create)
         return await self._batches.create(request)
 
@@ -133,19 +140,23 @@ class Workloads:
         check_wishes(changed, "workload")
         check_jobs(changed, WorkloadName.parse(changed.name).parent, "workload")
         self._check_conditions(changed)
+        if changed.groups != workload.groups:
+            self._check_compliance(changed)
         async with self._limits.admit(changed.creator, devices_of(changed), entry.key) as admitted:
             return await self._amend(entry, changed, admitted)
 
-    async def cancel(self, name: WorkloadName, grace_s: float) -> Workload:
+    async def cancel(self, name: WorkloadName, grace_s: float, why: str = "cancelled on request") -> Workload:
         """Tell its slices to stop; it is CANCELLED once nothing of it runs. Too late, it changes nothing."""
-        return await self._change(name, lambda entry, workload: self._cancel(entry, workload, name, grace_s))
+        return await self._change(name, lambda entry, workload: self._cancel(entry, workload, name, grace_s, why))
 
-    async def _cancel(self, entry: Entry, workload: Workload, name: WorkloadName, grace_s: float) -> Workload | None:
+    async def _cancel(
+        self, entry: Entry, workload: Workload, name: WorkloadName, grace_s: float, why: str
+    ) -> Workload | None:
         if State(workload.state) in OVER:
             return _shown(entry)
-        now = convert.timestamp(self._clock.now())
+        now = timestamp(self._clock.now())
         workload.state, workload.pending_reason = Workload.CANCELLING, Workload.PENDING_REASON_UNSPECIFIED
-        workload.message = "cancelled on request"
+        workload.message = why
         workload.update_time.CopyFrom(now)
         assigned = await self._kv.get(keys.assignment(name, workload.generation))
         if assigned is None:
@@ -157,7 +168,7 @@ class Workloads:
         return await self._write(
             workload,
             [mod(entry.key, entry.mod_revision), mod(assigned.key, assigned.mod_revision)],
-            [_put(entry, workload), Put(assigned.key, convert.stored(assignment))],
+            [_put(entry, workload), Put(assigned.key, stored(assignment))],
         )
 
     async def set_admission_check(self, request: service.SetAdmissionCheckRequest) -> Workload:
@@ -167,7 +178,7 @@ class Workloads:
 
     async def report_progress(self, request: service.ReportWorkloadProgressRequest) -> None:
         """How a workload gets on; what is no news is not written."""
-        name, now = WorkloadName.parse(request.name), convert.timestamp(self._clock.now())
+        name, now = WorkloadName.parse(request.name), timestamp(self._clock.now())
         await self._change(name, lambda entry, workload: self._amend(entry, with_progress(workload, request, now)))
 
     def _check_conditions(self, changed: Workload) -> None:
@@ -177,11 +188,16 @@ class Workloads:
             asked = Attributes(pools=tuple(changed.pools), priority=changed.priority)
             self._access.require(who, "workloads.update", changed.name, asked)
 
+    def _check_compliance(self, workload: Workload) -> None:
+        """What a service makes, it has judged by what it is for; of all others the labels say where they may be."""
+        if workload.creator:
+            self._compliance.admit(of_workload(workload, asked_by()))
+
     async def _amend(self, entry: Entry, changed: Workload | None, admitted: Admitted = _FREELY) -> Workload | None:
         """Write what has changed, if anything has."""
         if changed is None:
             return _shown(entry)
-        changed.update_time.CopyFrom(convert.timestamp(self._clock.now()))
+        changed.update_time.CopyFrom(timestamp(self._clock.now()))
         compare = [mod(entry.key, entry.mod_revision), *admitted.guard]
         return await self._write(changed, compare, [_put(entry, changed), *admitted.ops])
 
@@ -226,7 +242,7 @@ class Workloads:
 
 
 def _put(entry: Entry, workload: Workload) -> Put:
-    return Put(entry.key, convert.stored(workload))
+    return Put(entry.key, stored(workload))
 
 
 def _shown(entry: Entry) -> Workload:

@@ -59,7 +59,7 @@ async def test_sigkill_of_the_agent_leaves_nothing_that_it_has_started(world: Ag
     processes = await run_both(world)
     world.agents["n1"].process.kill()
     await world.agents["n1"].process.wait()
-    await until(lambda: not alive(processes), deadline_s=3)
+    await until(lambda: not alive(processes), deadline_s=15)
 
 
 async def test_sigterm_stops_the_slices_says_goodbye_and_exits_with_0(world: AgentWorld) -> None:
@@ -69,7 +69,7 @@ async def test_sigterm_stops_the_slices_says_goodbye_and_exits_with_0(world: Age
     assert world.scheduler.goodbyes == [N1]
     assert world.scheduler.reports[WORKLOAD, 1, 1][-1].state == Slice.STOPPED
     assert world.scheduler.reports[f"{WORKLOAD}-too", 1, 0][-1].state == Slice.STOPPED
-    await until(lambda: not alive(processes), deadline_s=3)
+    await until(lambda: not alive(processes), deadline_s=15)
     assert not world.agents["n1"].work()
 
 

@@ -78,6 +78,7 @@ async def test_ranks_with_one_device_each_see_those_of_their_node_and_take_the_o
         *("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "BASH_ENV", "GLIBC_TUNABLES", "PATH", "HOME"),
         *("LEPTON_PARALLELISM", "LEPTON_HANG_TIMEOUT_S", "LEPTON_PREFLIGHT", "LEPTON_RESUME_OLDER", "LEPTON_DATA"),
         *("RANK", "MASTER_ADDR", "LEPTON_ARTIFACTS", "TORCHELASTIC_RUN_ID", "TRACEPARENT", "CUDA_VISIBLE_DEVICES"),
+        *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_CERTIFICATE"),
         *("", "lower", "A=B", "A\nB", "A" * 65, "Ä"),
     ],
 )

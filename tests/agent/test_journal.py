@@ -53,7 +53,7 @@ async def test_a_full_journal_makes_its_writer_wait_until_something_is_stored() 
         await asyncio.wait_for(asyncio.shield(waiting), 0.05)
     list(events.batches())
     await events.acknowledge(1, [])
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 10)
     assert sequences(list(events.batches())) == [2]
 
 

@@ -375,3 +375,14 @@ async def test_no_launcher_store_or_rank_outlives_a_killed_owner(
         assert is_alive(control)
     finally:
         os.kill(control, signal.SIGKILL)
+
+
+async def test_a_launcher_that_is_not_warm_yet_is_not_waited_for() -> None:
+    """It hears nothing while it imports; what it has not started needs no good end."""
+    async with LauncherClient(os.environ) as opened:
+        is_warm, pid = asyncio.ensure_future(opened.ready()), opened.pid
+        await asyncio.sleep(0)
+        os.kill(pid, signal.SIGSTOP)  # however slow it is: it will not hear that the agent leaves
+    assert not is_alive(pid)
+    with pytest.raises(Unavailable):
+        await is_warm

@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from chassis.clock import SystemClock
+from lepton.channel import RpcCall
 from lepton.internal.v1 import node_session_pb2 as pb
 from lepton.scheduler.v1 import node_pb2
 from services.agent.session import Session
@@ -62,3 +63,16 @@ async def test_a_scheduler_that_ends_the_stream_at_once_does_not_fail_the_leave(
         assert stream.is_done
         with pytest.raises(asyncio.InvalidStateError):
             await session._write(pb.OpenSessionRequest())
+
+
+class Broken:
+    """A call of grpc.aio that the server has ended, while grpc.aio does not know it yet."""
+
+    async def done_writing(self) -> None:
+        raise grpc.aio.InternalError('Failed "execute_batch"')
+
+
+async def test_a_stream_that_has_just_ended_says_that_it_has_ended() -> None:
+    """The agent exited with 1 here too: what gRPC raised was an error of its insides, which nobody expects."""
+    with pytest.raises(asyncio.InvalidStateError):
+        await RpcCall(Broken()).done_writing()

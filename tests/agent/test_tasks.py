@@ -166,7 +166,7 @@ async def test_an_end_that_is_not_acknowledged_is_said_again(tasks: Tasks) -> No
     heard.look()
     tasks.outbox.resend()
     assert heard.look() == 9, "and no more once it is"
-    await asyncio.wait_for(tasks.outbox.drained(), 1)
+    await asyncio.wait_for(tasks.outbox.drained(), 10)
 
 
 async def test_the_tasks_that_are_named_are_stopped(tasks: Tasks) -> None:

@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from lepton.golden import check
-from services.agent.triton import ReplicaFailed, ReplicaSettings, ReplicaState, ServedModel
-from services.agent.triton_server import materialise
+from services.agent.replica_settings import ReplicaSettings
+from services.agent.replica_state import ReplicaFailed, ReplicaState
+from services.agent.served_model import ServedModel, materialise
 from tests.harness.serving import replica, served_model, triton_tools
 from tests.harness.wait import until
 
@@ -157,7 +158,7 @@ async def test_a_stop_during_the_start_leaves_nothing(tmp_path: Path) -> None:
 AGENT = """
 import asyncio, sys
 from pathlib import Path
-from services.agent.triton import TritonReplica
+from services.agent.triton_replica import TritonReplica
 from tests.harness.serving import served_model, triton_tools
 
 async def observe(event):

@@ -14,7 +14,9 @@ import psutil
 import pytest
 
 from lepton.golden import Golden, Outcome, check
-from services.agent.triton import ReplicaFailed, ReplicaSettings, ReplicaState, ServedModel
+from services.agent.replica_settings import ReplicaSettings
+from services.agent.replica_state import ReplicaFailed, ReplicaState
+from services.agent.served_model import ServedModel
 from services.agent.triton_memory import Growth, LeakLimit, group_memory
 from services.inference.triton_repository import ServingOptions
 from tests.harness.serving import Replica, replica, served_model

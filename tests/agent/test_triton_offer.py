@@ -14,7 +14,7 @@ from lepton.repository import CONFIG, Manifest, Offer, Requirements, Variant
 from lepton.scheduler.v1.program_pb2 import ServedModel
 from services.agent.triton_models import fetch
 from services.agent.triton_offer import device_classes, labels, offer
-from services.agent.triton_server import TritonTools
+from services.agent.triton_tools import TritonTools
 from services.inference.compress.engines import EngineKey
 from services.inference.compress.variants import EngineKind, Precision
 from tests.harness.serving import served_model, triton_tools

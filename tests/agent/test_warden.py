@@ -10,7 +10,8 @@ import pytest
 
 from lepton.errors import Unavailable
 from services.agent.launcher import Exit
-from services.agent.processes import CannotRun, Process, Warden
+from services.agent.process import Process
+from services.agent.processes import CannotRun, Warden
 
 
 class Scripted(Warden):

@@ -4,13 +4,15 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chassis.access import Decision, PolicyReplica
+from chassis.clock import SystemClock
+from chassis.clock_skew import ClockSkew
 from chassis.policy_feed import snapshot_of
 from lepton.auth.v1 import session_service_pb2 as sessions
 from lepton.errors import PermissionDenied, Unauthenticated
@@ -21,6 +23,16 @@ from tests.auth.test_directory import project, user
 from tests.harness.auth import RunningAuth, Stubs, running_auth
 from tests.harness.clock import ManualClock
 from tests.harness.memory_kv import MemoryKV
+
+
+class Late(SystemClock):
+    """A clock that is behind by so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._behind = timedelta(seconds=seconds)
+
+    def now(self) -> datetime:
+        return super().now() - self._behind
 
 
 async def answer_in_time(feed: Any, clock: ManualClock) -> pb.WatchPolicyResponse:
@@ -92,6 +104,18 @@ async def test_a_quiet_feed_sends_bookmarks(tmp_path: Path) -> None:
             bookmark = await answer_in_time(feed, clock)
             assert bookmark.revision == first.revision
             assert not bookmark.HasField("policy")
+
+
+@pytest.mark.parametrize("off_s", [0.0, 61.0])
+async def test_the_feed_tells_whose_clock_differs(memory_auth: RunningAuth, off_s: float) -> None:
+    """By auth's times; the control is a clock that is right."""
+    skew = ClockSkew("auth", Late(off_s))
+    async with watching(await memory_auth.peer(await memory_auth.join("service/trainer"))) as feed:
+        for name in ("", "acme", "beta"):
+            if name:
+                await project(memory_auth, name)
+            skew.note((await answer(feed)).send_time)
+    assert skew.ahead_s == pytest.approx(off_s, abs=5)
 
 
 async def test_only_services_read_the_policy(memory_auth: RunningAuth) -> None:

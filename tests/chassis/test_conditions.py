@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
+from random import Random
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from lepton.trainer.v1 import trainer_service_pb2 as trainer
 from lepton.trainer.v1.job_pb2 import Job
 from tests.harness.clock import ManualClock
 from tests.harness.mesh import DEFAULT_BINDINGS, serving
+from tests.harness.seeds import some_seed
 
 WEEKDAYS = frozenset({1, 2, 3, 4, 5})
 DAY = 24 * 60
@@ -53,6 +55,55 @@ def test_a_zone_that_is_not_known_is_never_open() -> None:
     assert not any(
         Window(start=0, end=DAY, zone="Mars/Olympus").holds(_minute("2026-06-08T12:00") + at) for at in range(9)
     )
+
+
+@pytest.mark.parametrize(
+    ("window", "now", "then"),
+    [
+        (Window(days=WEEKDAYS, start=480, end=1080, zone="UTC"), "2026-06-08T07:59", "2026-06-08T08:00"),
+        (Window(days=WEEKDAYS, start=480, end=1080, zone="UTC"), "2026-06-12T17:59", "2026-06-12T18:00"),
+        (Window(days=WEEKDAYS, start=480, end=1080, zone="UTC"), "2026-06-12T18:00", "2026-06-15T08:00"),
+        # Over midnight nothing changes; a week on it is asked again.
+        (Window(days=frozenset({5}), start=1320, end=360, zone="UTC"), "2026-06-12T22:00", "2026-06-13T06:00"),
+        (Window(start=0, end=DAY, zone="UTC"), "2026-06-12T22:00", "2026-06-19T22:00"),
+        (Window(start=0, end=60, zone="Mars/Olympus"), "2026-06-12T22:00", "2026-06-19T22:00"),
+        # Clocks are set back: it opens, ends and opens in the hour that there is twice.
+        (Window(start=150, end=180, zone="Europe/Berlin"), "2026-10-25T00:00", "2026-10-25T00:30"),
+        (Window(start=150, end=180, zone="Europe/Berlin"), "2026-10-25T00:30", "2026-10-25T01:00"),
+        (Window(start=150, end=180, zone="Europe/Berlin"), "2026-10-25T01:00", "2026-10-25T01:30"),
+        # Clocks are set forth, into it and past it.
+        (Window(start=150, end=240, zone="Europe/Berlin"), "2026-03-29T00:00", "2026-03-29T01:00"),
+        (Window(start=90, end=150, zone="Europe/Berlin"), "2026-03-29T00:30", "2026-03-29T01:00"),
+        (Window(start=130, end=170, zone="Europe/Berlin"), "2026-03-29T00:30", "2026-03-30T00:10"),
+    ],
+    ids=str,
+)
+def test_the_next_change_of_hours(window: Window, now: str, then: str) -> None:
+    assert window.next_change(_minute(now)) == _minute(then)
+
+
+def test_the_next_change_is_the_one_that_a_look_at_every_minute_finds() -> None:
+    """Over days on which clocks are set, in zones that do it by an hour, by half of one, and at midnight."""
+    random = Random(some_seed())
+    zones = {
+        "Europe/Berlin": ("2026-03-27T00:00", "2026-10-23T00:00"),
+        "Australia/Lord_Howe": ("2026-04-03T00:00", "2026-10-02T00:00"),
+        "America/Santiago": ("2026-04-03T00:00", "2026-09-04T00:00"),
+        "Africa/Casablanca": ("2026-02-13T00:00", "2026-03-20T00:00"),
+        "Asia/Kathmandu": ("2026-06-08T00:00",),
+    }
+    for _ in range(60):
+        zone = random.choice(sorted(zones))
+        begin = _minute(random.choice(zones[zone]))
+        days = frozenset(random.sample(range(1, 8), random.randint(1, 7)))
+        window = Window(days=days, start=random.randrange(DAY), end=random.randrange(1, DAY + 1), zone=zone)
+        held = [window.holds(begin + at) for at in range(4 * DAY)]
+        for at in random.sample(range(3 * DAY), 20):
+            found = window.next_change(begin + at) - begin
+            until = min(found, 4 * DAY)
+            assert held[at:until] == [held[at]] * (until - at), (window, begin + at)
+            if found < 4 * DAY:
+                assert held[found] is not held[at], (window, begin + at)
 
 
 def test_an_empty_condition_is_none() -> None:

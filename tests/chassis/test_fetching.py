@@ -269,6 +269,7 @@ async def test_the_environments_proxy_is_not_used(monkeypatch: pytest.MonkeyPatc
 OTHERS = {
     "services/inference/envoy/admin.py": "the admin port of the Envoy that this process started, on loopback",
     "sdk/lepton/client/traces.py": "the user's own collector, as their profile names it",
+    "sdk/lepton/otlp.py": "the trace collector, as the configuration names it",
     "sdk/lepton/oidc/token_endpoint.py": "the user's own provider, as auth names it; https, and no redirects",
 }
 CLIENTS = re.compile(r"^\s*(?:import|from) (?:urllib\.request|requests|httpx|aiohttp|urllib3)\b", re.MULTILINE)

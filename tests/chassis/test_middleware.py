@@ -270,6 +270,6 @@ async def test_a_deadline_reaches_the_next_service() -> None:
                 return await EchoStub(on.channel("scheduler")).Echo(request)
 
         async with serving((add_echo_to_server, Forwarding())) as outer, outer.client() as channel:
-            await EchoStub(channel).Echo(ACME, timeout=3)
+            await EchoStub(channel).Echo(ACME, timeout=20)
     assert seen[0] is not None
-    assert 0 < seen[0] <= 3
+    assert 0 < seen[0] <= 20

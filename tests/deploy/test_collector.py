@@ -1,72 +1,63 @@
 """The trace collector: what comes in over OTLP, in any of its forms, is what a trace answers with."""
 
+import asyncio
 import gzip
 import json
-import socket
-import threading
+import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
+import pytest_asyncio
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
-from deploy.telemetry.collector.receiver import http_application
-from deploy.telemetry.collector.store import SpanStore
+from tests.harness.collector import RunningCollector, collector
+from tests.harness.pki import TokenSigner
 
+PROTOBUF = "application/x-protobuf"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT, CHILD = "b7ad6b7169203331", "00f067aa0ba902b7"
 
 
-class Collector:
-    """The collector's HTTP side, really served."""
+@pytest_asyncio.fixture
+async def kept(tmp_path: Path) -> AsyncIterator[RunningCollector]:
+    async with collector(tmp_path) as running:
+        yield running
 
-    def __init__(self, address: str) -> None:
-        self._address = address
 
-    def post(self, body: bytes, headers: dict[str, str] | None = None) -> int:
-        """Sends an export; the status of the answer."""
-        asked = urllib.request.Request(f"{self._address}/v1/traces", body, headers or {}, method="POST")
-        return self._status(asked)
+async def post(kept: RunningCollector, body: bytes, kind: str, **headers: str) -> int:
+    """Sends an export; the status of the answer."""
+    status, _ = await ask(kept, "/v1/traces", body, {"content-type": kind, **headers})
+    return status
 
-    def status(self, trace_id: str) -> int:
-        """The status of a query."""
-        return self._status(urllib.request.Request(f"{self._address}/api/traces/{trace_id}"))
 
-    def spans(self, trace_id: str) -> list[dict[str, Any]]:
-        """What a query answers."""
-        with urllib.request.urlopen(f"{self._address}/api/traces/{trace_id}", timeout=10) as answer:
-            found: list[dict[str, Any]] = json.load(answer)["spans"]
-        return found
+async def query(kept: RunningCollector, trace_id: str = TRACE, *, user: str = "root") -> tuple[int, Any]:
+    """Asks for a trace; the status and the document."""
+    bearer = {"authorization": f"Bearer {kept.tokens.token(f'users/{user}')}"} if user else {}
+    return await ask(kept, f"/api/traces/{trace_id}", None, bearer)
 
-    def _status(self, asked: urllib.request.Request) -> int:
+
+async def ask(kept: RunningCollector, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, Any]:
+    asked = urllib.request.Request(f"https://{kept.http}{path}", body, headers)
+    context = ssl.create_default_context(cafile=kept.roots)
+
+    def read() -> tuple[int, Any]:
         try:
-            with urllib.request.urlopen(asked, timeout=10) as answer:
-                return int(answer.status)
+            with urllib.request.urlopen(asked, timeout=10, context=context) as answer:
+                return answer.status, answer.read()
         except urllib.error.HTTPError as error:
-            error.close()
-            return error.code
+            with error:
+                return error.code, error.read()
 
-
-@pytest.fixture
-def collector(tmp_path: Path) -> Iterator[Collector]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    with SpanStore(tmp_path / "spans.sqlite") as store:
-        server = uvicorn.Server(uvicorn.Config(http_application(store), log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield Collector(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        finally:
-            server.should_exit = True
-            thread.join()
-            listener.close()
+    status, content = await asyncio.to_thread(read)
+    return status, json.loads(content) if content.startswith(b"{") else content
 
 
 def export() -> ExportTraceServiceRequest:
@@ -105,33 +96,96 @@ def as_json() -> str:
 @pytest.mark.parametrize(
     ("body", "headers"),
     [
-        (export().SerializeToString(), {"content-type": "application/x-protobuf"}),
+        (export().SerializeToString(), {"kind": PROTOBUF}),
         (
             gzip.compress(export().SerializeToString()),
-            {"content-type": "application/x-protobuf", "content-encoding": "gzip"},
+            {"kind": PROTOBUF, "content-encoding": "gzip"},
         ),
-        (as_json().encode(), {"content-type": "application/json"}),
+        (as_json().encode(), {"kind": "application/json"}),
     ],
     ids=["protobuf", "gzip", "json"],
 )
-def test_spans_come_back_by_their_trace(collector: Collector, body: bytes, headers: dict[str, str]) -> None:
-    assert collector.post(body, headers) == 200
-    job, step = collector.spans(TRACE.upper())
+async def test_spans_come_back_by_their_trace(kept: RunningCollector, body: bytes, headers: dict[str, str]) -> None:
+    assert await post(kept, body, **headers) == 200
+    _, found = await query(kept, TRACE.upper())
+    job, step = found["spans"]
     assert (job["span_id"], job["parent_id"], job["service"]) == (PARENT, "", "trainer")
     assert (step["parent_id"], step["is_error"], step["kind"]) == (PARENT, True, "internal")
     assert step["attributes"] == {"step": 7}
 
 
-def test_a_span_that_comes_twice_is_kept_once(collector: Collector) -> None:
+async def test_a_span_that_comes_twice_is_kept_once(kept: RunningCollector) -> None:
     for _ in range(2):
-        collector.post(export().SerializeToString(), {"content-type": "application/x-protobuf"})
-    assert len(collector.spans(TRACE)) == 2
+        await post(kept, export().SerializeToString(), PROTOBUF)
+    _, found = await query(kept)
+    assert len(found["spans"]) == 2
 
 
-def test_an_unknown_trace_is_not_found(collector: Collector) -> None:
-    assert collector.status(TRACE) == 404
+async def test_an_unknown_trace_is_not_found(kept: RunningCollector) -> None:
+    assert (await query(kept))[0] == 404
 
 
-@pytest.mark.parametrize("kind", ["application/json", "application/x-protobuf"])
-def test_what_is_no_export_is_refused(collector: Collector, kind: str) -> None:
-    assert collector.post(b"\xffnonsense", {"content-type": kind}) == 400
+@pytest.mark.parametrize("kind", ["application/json", PROTOBUF])
+async def test_what_is_no_export_is_refused(kept: RunningCollector, kind: str) -> None:
+    assert await post(kept, b"\xffnonsense", kind) == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (bytes(17 << 20), {}, 413),
+        (gzip.compress(bytes(17 << 20)), {"content-encoding": "gzip"}, 413),
+        (b"not packed", {"content-encoding": "gzip"}, 400),
+        (gzip.compress(export().SerializeToString()), {"content-encoding": "gzip"}, 200),
+    ],
+    ids=["large", "large when unpacked", "not packed", "control"],
+)
+async def test_what_is_too_large_is_refused(
+    kept: RunningCollector, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    assert await post(kept, body, PROTOBUF, **headers) == status
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ({}, "TOKEN_MISSING"),
+        ({"authorization": "Basic cm9vdDo="}, "TOKEN_MISSING"),
+        ({"authorization": "Bearer none"}, "TOKEN_INVALID"),
+        ({"authorization": f"Bearer {TokenSigner().token('users/root')}"}, "TOKEN_INVALID"),
+    ],
+    ids=["none", "another scheme", "no token", "another issuer's key"],
+)
+async def test_who_is_not_signed_in_reads_nothing(kept: RunningCollector, header: dict[str, str], reason: str) -> None:
+    await post(kept, export().SerializeToString(), PROTOBUF)
+    status, told = await ask(kept, f"/api/traces/{TRACE}", None, header)
+    assert (status, told["reason"]) == (401, reason)
+    assert (await query(kept))[0] == 200, "the negative control"
+
+
+async def test_a_revoked_token_reads_nothing(kept: RunningCollector) -> None:
+    await post(kept, export().SerializeToString(), PROTOBUF)
+    assert (await query(kept))[0] == 200, "the negative control"
+    kept.access.apply(replace(kept.policy(), revision=2, revoked_sessions=frozenset({"session-users/root"})))
+    assert (await query(kept))[0] == 401
+
+
+async def test_before_there_is_a_policy_nobody_reads(tmp_path: Path) -> None:
+    async with collector(tmp_path, knows_policy=False) as kept:
+        assert await post(kept, export().SerializeToString(), PROTOBUF) == 200
+        status, told = await query(kept)
+        assert (status, told["reason"]) == (503, "POLICY_NOT_READY")
+        kept.access.apply(kept.policy())
+        assert (await query(kept))[0] == 200, "the negative control"
+
+
+async def test_a_trace_that_names_another_project_looks_absent(kept: RunningCollector) -> None:
+    absent = await query(kept, user="bob")
+    named = export()
+    value = AnyValue(string_value="projects/demo/jobs/digits")
+    named.resource_spans[0].resource.attributes.append(KeyValue(key="lepton.job", value=value))
+    await post(kept, named.SerializeToString(), PROTOBUF)
+    assert await query(kept, user="bob") == absent
+    assert await query(kept, user="nobody") == absent
+    for user in ("ada", "root"):
+        assert (await query(kept, user=user))[0] == 200, "the negative control"

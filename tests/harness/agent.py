@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+from chassis.clock import SystemClock
+from chassis.clock_skew import ClockSkew
 from lepton.errors import LeptonError
 from lepton.internal.v1 import node_session_pb2 as pb
 from lepton.internal.v1.node_session_pb2_grpc import NodeSessionServiceStub
@@ -55,6 +57,7 @@ class ScriptedAgent:
     stops: list[pb.StopSlices] = field(default_factory=list)
     acks: list[pb.SliceReportAck] = field(default_factory=list)
     beats_acked: int = 0
+    skew: ClockSkew = field(default_factory=lambda: ClockSkew("scheduler", SystemClock()))
     error: LeptonError | None = None  # why the last stream ended
     is_beating: bool = True
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -116,7 +119,7 @@ class ScriptedAgent:
             await asyncio.wait_for(asyncio.shield(self._tasks[0]), 10)
         await self.die()
 
-    async def until(self, condition: Callable[[], object], deadline_s: float = 15.0) -> None:
+    async def until(self, condition: Callable[[], object], deadline_s: float = 30.0) -> None:
         """Wait until something the scheduler has said makes it true."""
         async with asyncio.timeout(deadline_s), self.changed:
             await self.changed.wait_for(lambda: bool(condition()))
@@ -192,6 +195,7 @@ class ScriptedAgent:
                 self._welcome(message.welcome)
             case "heartbeat_ack":
                 self.beats_acked += 1
+                self.skew.note(message.heartbeat_ack.send_time)
             case "slice_ack":
                 ack = message.slice_ack
                 self.acks.append(ack)

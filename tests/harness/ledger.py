@@ -21,7 +21,8 @@ from lepton.scheduler.v1.scheduler_service_pb2_grpc import (
     add_SchedulerServiceServicer_to_server,
 )
 from lepton.scheduler.v1.workload_pb2 import Slice, Workload
-from services.scheduler import convert, keys
+from services.scheduler import keys
+from services.scheduler.convert.documents import stored
 from services.scheduler.workloads import Workloads
 from tests.harness.memory_kv import MemoryKV
 from tests.harness.mesh import serving
@@ -183,7 +184,7 @@ async def scripted_ledger(caller: str) -> AsyncIterator[tuple[ScriptedLedger, Le
 
 
 def _put(key: str, workload: Workload) -> Any:
-    return Put(key, convert.stored(workload))
+    return Put(key, stored(workload))
 
 
 def _with(piece: Slice, **changes: Any) -> Slice:

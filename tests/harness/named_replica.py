@@ -22,6 +22,9 @@ class NamedReplica(service_pb2_grpc.GRPCInferenceServiceServicer):
     name: str
     port: int = 0
     calls: Counter[str] = field(default_factory=Counter)
+    """By model."""
+    marked: Counter[str] = field(default_factory=Counter)
+    """By what they say in the header `mark`."""
     metadata: dict[str, str] = field(default_factory=dict)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     fails: grpc.StatusCode | None = None
@@ -34,6 +37,7 @@ class NamedReplica(service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         self.calls[request.model_name] += 1
         self.metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+        self.marked[self.metadata.get("mark", "")] += 1
         self.waiting += 1
         try:
             await self.gate.wait()

@@ -9,8 +9,7 @@ class Proxy:
     """Stands between a client and one server."""
 
     def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
+        self.lead_to(target)
         self._writers: set[asyncio.StreamWriter] = set()
         self._connections: set[asyncio.Task[None]] = set()
         self._is_cut = False
@@ -30,6 +29,11 @@ class Proxy:
         self._answers.set()
         if self._connections:
             await asyncio.wait(self._connections)
+
+    def lead_to(self, target: str) -> None:
+        """Where new connections end."""
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
 
     def cut(self) -> None:
         """Reset every connection, and every new one."""

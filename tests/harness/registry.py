@@ -19,6 +19,7 @@ from services.trainer.transfer_limits import Limits, TransferLimits
 from services.trainer.uploads import Uploads
 from tests.harness.memory_kv import MemoryKV
 from tests.harness.small_lepton import SERVICERS, SmallLepton
+from tests.harness.small_lepton.world import World
 
 PART = 64 << 10
 
@@ -31,12 +32,12 @@ async def registry_lepton(folder: Path, *, limits: Limits | None = None) -> Asyn
     async with MemoryKV() as kv:
         pager = await Pager.open(kv, PAGE_KEY)
 
-        def inference(_world: SmallLepton) -> list[tuple[Any, Any]]:
+        def inference(_world: World) -> list[tuple[Any, Any]]:
             registry = Registry(kv, artifacts)
             servicer = InferenceServicer(kv, registry, Deployments(kv, registry, "gateway:443"), pager)
             return [(inference_service_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)]
 
-        def trainer(_world: SmallLepton) -> list[tuple[Any, Any]]:
+        def trainer(_world: World) -> list[tuple[Any, Any]]:
             uploads = Uploads(kv, artifacts, SystemClock(), part_bytes=PART)
             bounds = TransferLimits(artifacts, SystemClock(), limits or Limits(largest_bytes=1 << 30))
             servicer = ArtifactServicer(artifacts, uploads, bounds)

@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lepton.internal.v1 import node_session_pb2 as pb
@@ -28,6 +29,7 @@ class ScriptedScheduler(NodeSessionServiceServicer):
     def __init__(self, ttl_s: float = 10.0) -> None:
         self.ttl_s = ttl_s
         self.acknowledges = True
+        self.ahead = timedelta()  # of its clock, of what agents are told of it
         self.renames: dict[str, str] = {}  # what a node calls itself -> the name that it is given
         self.connected: dict[str, Connected] = {}
         self.hellos: list[pb.Hello] = []
@@ -72,6 +74,7 @@ class ScriptedScheduler(NodeSessionServiceServicer):
                 self.beats[agent.node.name] += 1
                 if self.acknowledges:
                     ack = pb.HeartbeatAck(sequence=request.heartbeat.sequence)
+                    ack.send_time.FromDatetime(datetime.now(UTC) + self.ahead)
                     agent.outgoing.put_nowait(pb.OpenSessionResponse(heartbeat_ack=ack))
             elif kind == "slice":
                 await self._store(agent, request.slice)

@@ -67,7 +67,7 @@ class Replica:
         )
         return answer
 
-    async def until_state(self, workload_id: str, state: int, deadline_s: float = 15.0) -> Workload:
+    async def until_state(self, workload_id: str, state: int, deadline_s: float = 30.0) -> Workload:
         """Follow a workload by watch until it is in a state."""
         async with asyncio.timeout(deadline_s):
             async for change in self.trainer.WatchWorkloads(pb.WatchWorkloadsRequest(parent="projects/acme")):

@@ -25,15 +25,12 @@ from chassis.identity import Identity
 from deploy import tools
 from lepton.golden import Golden
 from lepton.models import Signature, Tensor
-from services.agent.triton import (
-    ReplicaEvent,
-    ReplicaSettings,
-    ReplicaState,
-    ServedModel,
-    TritonReplica,
-    TritonTools,
-)
+from services.agent.replica_settings import ReplicaSettings
+from services.agent.replica_state import ReplicaEvent, ReplicaState
+from services.agent.served_model import ServedModel
+from services.agent.triton_replica import TritonReplica
 from services.agent.triton_tls import ServingCertificate
+from services.agent.triton_tools import TritonTools
 from services.inference.envoy import Endpoint, EnvoyAdmin, Gateway, Routes, TokenRules, command, render, write
 from services.inference.envoy.access import CallRules
 from services.inference.triton_repository import CONFIG, ServingOptions
@@ -234,7 +231,7 @@ class RunningGateway:
     process: asyncio.subprocess.Process
     port: int
 
-    async def route(self, routes: Routes, *, deadline_s: float = 15) -> None:
+    async def route(self, routes: Routes, *, deadline_s: float = 30) -> None:
         """Writes the routes and waits until every replica gets calls."""
         write(self.gateway.directory, render(self.gateway, routes))
         expected = {route.cluster(target.revision): frozenset(target.endpoints) for route, target in routes.targets()}

@@ -9,7 +9,7 @@ from chassis.kv import KV, follow
 
 
 async def shown(
-    kv: KV, key: str, message: type[Any], condition: Callable[[Any], object], deadline_s: float = 10.0
+    kv: KV, key: str, message: type[Any], condition: Callable[[Any], object], deadline_s: float = 30.0
 ) -> Any:
     """The resource at a key as soon as it is as wished; with None for a condition's argument when it is gone."""
     current: Any = None

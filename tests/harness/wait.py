@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 _INTERVAL_S = 0.02
 
 
-async def until(condition: Callable[[], object | Awaitable[object]], deadline_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object | Awaitable[object]], deadline_s: float = 30.0) -> None:
     """Return once the condition is truthy; fail when it still is not after `deadline_s`."""
     give_up_at = time.monotonic() + deadline_s
     while True:

@@ -21,6 +21,7 @@ from services.inference.envoy import (
     render,
     write,
 )
+from services.inference.gateway_identity import collector_of
 
 A, B = Endpoint.parse("127.0.0.1:9001"), Endpoint.parse("127.0.0.1:9002")
 DIGITS = Route(model="demo.digits", targets=(Target(revision=1, endpoints=(A, B)),))
@@ -85,6 +86,35 @@ def test_without_a_collector_nothing_is_traced(tmp_path: Path) -> None:
     manager = json.loads(traced)["resources"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     sampler = manager["tracing"]["provider"]["typed_config"]["sampler"]["typed_config"]["wrapped_sampler"]
     assert sampler["typed_config"]["sampling_percentage"] == {"numerator": 10_000, "denominator": "MILLION"}
+
+
+@pytest.mark.parametrize(
+    ("host", "kind", "sni"), [("127.0.0.1", "IP_ADDRESS", None), ("otel.acme", "DNS", "otel.acme")]
+)
+def test_spans_go_over_tls_to_who_proves_the_collectors_host(tmp_path: Path, host: str, kind: str, sni: str) -> None:
+    over_tls = collector_of(f"https://{host}:4317")
+    (cluster,) = bootstrap(gateway(tmp_path, collector=over_tls, roots=tmp_path / "roots.pem"))
+    context = cluster["transport_socket"]["typed_config"]
+    assert context.get("sni") == sni
+    validation = context["common_tls_context"]["combined_validation_context"]
+    expected = {"match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": host}}]}
+    assert validation["default_validation_context"] == expected
+    roots = validation["validation_context_sds_secret_config"]["sds_config"]["path_config_source"]["path"]
+    assert roots == str(tmp_path / "sds_roots.json"), "which follows the mesh's"
+    own = tmp_path / "own.pem"
+    (cluster,) = bootstrap(gateway(tmp_path, collector=over_tls, collector_roots=own))
+    trusted = cluster["transport_socket"]["typed_config"]["common_tls_context"]["validation_context"]
+    assert trusted == {**expected, "trusted_ca": {"filename": str(own)}}
+    (cluster,) = bootstrap(gateway(tmp_path, collector=collector_of(f"http://{host}:4317")))
+    assert "transport_socket" not in cluster, "the negative control"
+    assert collector_of("") is None
+
+
+def bootstrap(configured: Gateway) -> list[dict[str, Any]]:
+    """The clusters that Envoy starts with."""
+    found = json.loads(render(configured, Routes())["bootstrap.json"])
+    clusters: list[dict[str, Any]] = found["static_resources"]["clusters"]
+    return clusters
 
 
 @pytest.mark.parametrize(

@@ -43,13 +43,14 @@ def snapshot(*bindings: tuple[str, str, str]) -> PolicySnapshot:
     ],
 )
 def test_a_binding_counts_where_its_role_lets_predict(role: str, scope: str, granted: str | None) -> None:
-    rules = call_rules(snapshot(("users/ada", role, scope)))
+    rules = call_rules(snapshot(("users/ada", role, scope)), 0)
     assert rules.grants == ({"users/ada": {granted}} if granted else {})
 
 
 def test_bindings_of_one_principal_add_up_and_revocations_are_taken_over() -> None:
     rules = call_rules(
-        snapshot(("users/ada", "viewer", "projects/acme"), ("users/ada", "viewer", "projects/beta/deployments/x"))
+        snapshot(("users/ada", "viewer", "projects/acme"), ("users/ada", "viewer", "projects/beta/deployments/x")),
+        0,
     )
     assert rules.grants == {"users/ada": {"acme", "beta.x"}}
     assert (rules.revoked_tokens, rules.revoked_sessions) == ({"t"}, {"s"})

@@ -20,7 +20,7 @@ from lepton.errors import FailedPrecondition, InvalidArgument
 from lepton.golden import Golden
 from lepton.models import Architecture, ModelPackage
 from lepton.models.package import GOLDEN
-from services.agent.triton import ServedModel
+from services.agent.served_model import ServedModel
 from services.inference.compress.export_onnx import ExportSpec, convert, export, prove
 from services.inference.triton_repository import CONFIG, render
 from services.trainer.worker.package import store_package

@@ -21,7 +21,7 @@ from cryptography import x509
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from services.agent.triton import ReplicaSettings
+from services.agent.replica_settings import ReplicaSettings
 from services.inference.envoy import Route, Routes, Target, render, write
 from tests.harness.serving import (
     Authority,

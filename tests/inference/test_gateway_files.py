@@ -19,6 +19,7 @@ from lepton.names import DeploymentName, DeploymentRevisionName
 from lepton.scheduler.v1.scheduler_service_pb2 import WatchWorkloadsResponse
 from lepton.scheduler.v1.workload_pb2 import Slice, Workload
 from services.inference.envoy import Endpoint, Gateway, TokenRules
+from services.inference.envoy.access import call_rules
 from services.inference.gateway import GatewayFiles, is_complete, routes
 from services.inference.gateway_identity import token_rules
 from services.inference.routing import GatewayRouting
@@ -93,6 +94,11 @@ class Gate:
             issuer=signer.issuer,
             audience=signer.audience,
         )
+
+    def tokens(self, **changes: Any) -> TokenRules:
+        """What the policy says of tokens and calls, now or with these changes."""
+        snapshot = replace(self.snapshot, **changes)
+        return token_rules(snapshot, call_rules(snapshot, 0))
 
     @asynccontextmanager
     async def service(self) -> AsyncIterator[GatewayFiles]:
@@ -180,7 +186,7 @@ async def test_nothing_is_written_before_all_is_known(gate: Gate) -> None:
         gate.feed.tell(BOOKMARK)
         await until(gate.feed.messages.empty)
         assert gate.content() == {}
-        files.use_tokens(token_rules(gate.snapshot))
+        files.use_tokens(gate.tokens())
         await until(lambda: gate.content().get("bootstrap.json"))
         await until(lambda: gate.routed() == {"acme.digits": [9000]})
     listener = gate.content()["ecds/authn.json"].decode()
@@ -192,7 +198,7 @@ async def test_nothing_is_written_before_all_is_known(gate: Gate) -> None:
 async def test_each_thing_that_is_not_known_is_waited_for(gate: Gate, missing: str) -> None:
     async with gate.service() as files:
         if missing != "tokens":
-            files.use_tokens(token_rules(gate.snapshot))
+            files.use_tokens(gate.tokens())
         if missing != "workloads":
             gate.feed.tell(BOOKMARK)
         await until(gate.feed.messages.empty)
@@ -204,7 +210,7 @@ async def test_routes_follow_the_replicas_and_the_deployment(gate: Gate) -> None
     served = deployment()
     await gate.store(served)
     async with gate.service() as files:
-        files.use_tokens(token_rules(gate.snapshot))
+        files.use_tokens(gate.tokens())
         gate.feed.tell(BOOKMARK)
         for ready in ((0,), (0, 1), (1,), ()):
             gate.feed.tell(CHANGED, workload(served, *ready))
@@ -220,7 +226,7 @@ async def test_a_workload_or_a_deployment_that_is_gone_has_no_route(gate: Gate) 
     await gate.store(deployment("a"))
     await gate.store(deployment("b"))
     async with gate.service() as files:
-        files.use_tokens(token_rules(gate.snapshot))
+        files.use_tokens(gate.tokens())
         for name in "ab":
             gate.feed.tell(CHANGED, workload(deployment(name), 0))
         gate.feed.tell(BOOKMARK)
@@ -235,13 +241,13 @@ async def test_a_restart_changes_nothing_at_any_moment(gate: Gate) -> None:
     served = deployment()
     await gate.store(served)
     async with gate.service() as files:
-        files.use_tokens(token_rules(gate.snapshot))
+        files.use_tokens(gate.tokens())
         gate.feed.tell(CHANGED, workload(served, 0, 1))
         gate.feed.tell(BOOKMARK)
         await until(lambda: gate.routed() == {"acme.digits": [9000, 9001]} and "bootstrap.json" in gate.content())
     before = gate.content()
     async with gate.service() as files:
-        files.use_tokens(token_rules(gate.snapshot))
+        files.use_tokens(gate.tokens())
         await until(lambda: gate.feed.messages.empty())
         assert gate.content() == before
         gate.feed.tell(CHANGED, workload(served, 0, 1))
@@ -254,7 +260,7 @@ async def test_a_restart_changes_nothing_at_any_moment(gate: Gate) -> None:
 
 async def test_a_key_that_is_rolled_reaches_the_gateway_and_an_empty_set_never_does(gate: Gate) -> None:
     async with gate.service() as files:
-        files.use_tokens(token_rules(gate.snapshot))
+        files.use_tokens(gate.tokens())
         gate.feed.tell(BOOKMARK)
         await until(lambda: gate.content().get("lds.json"))
         files.use_tokens(TokenRules(issuer="lepton", audience="lepton", jwks='{"keys": []}'))
@@ -266,11 +272,11 @@ async def test_a_key_that_is_rolled_reaches_the_gateway_and_an_empty_set_never_d
 
 async def test_a_revocation_reaches_the_gateway_and_changes_no_listener(gate: Gate) -> None:
     async with gate.service() as files:
-        files.use_tokens(token_rules(gate.snapshot))
+        files.use_tokens(gate.tokens())
         gate.feed.tell(BOOKMARK)
         await until(lambda: gate.content().get("bootstrap.json"))
         before = gate.content()
-        files.use_tokens(token_rules(replace(gate.snapshot, revision=2, revoked_tokens=frozenset({"feed0123"}))))
+        files.use_tokens(gate.tokens(revision=2, revoked_tokens=frozenset({"feed0123"})))
         await until(lambda: b"feed0123" in gate.content()["ecds/policy.json"])
         after = gate.content()
         assert {path for path in after if after[path] != before[path]} == {"ecds/policy.json"}
@@ -280,7 +286,7 @@ async def test_a_folder_that_cannot_be_written_is_tried_again(gate: Gate, monkey
     monkeypatch.setattr("services.inference.gateway._RETRY_S", 0.01)
     gate.folder.write_text("in the way")
     async with gate.service() as files:
-        files.use_tokens(token_rules(gate.snapshot))
+        files.use_tokens(gate.tokens())
         gate.feed.tell(BOOKMARK)
         await until(gate.feed.messages.empty)
         gate.folder.unlink()

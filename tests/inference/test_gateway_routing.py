@@ -103,10 +103,14 @@ async def test_a_revision_without_replicas_gets_no_share(scene: Scene) -> None:
 
 async def test_a_shadow_gets_copies_and_nobody_hears_its_answers(scene: Scene) -> None:
     await scene.route(100, 0, shadow=Shadow(revision=2, share=1.0))
-    await scene.answered_by("one")
-    before = scene.two.calls[MODEL]
-    assert await scene.answers(30) == {"one": 30}
-    await until(lambda: scene.two.calls[MODEL] == before + 30)
+
+    async def is_copied() -> bool:
+        await scene.answers(1, ("mark", "early"))
+        return scene.two.marked["early"] > 0
+
+    await until(is_copied)
+    assert await scene.answers(30, ("mark", "copied")) == {"one": 30}
+    await until(lambda: scene.two.marked["copied"] == 30)
     scene.two.fails = grpc.StatusCode.INTERNAL
     try:
         assert await scene.answers(10) == {"one": 10}

@@ -94,15 +94,15 @@ async def test_deployments_count_until_they_are_gone(mesh: Mesh, stub: Any, worl
     await stub.CreateDeployment(deployment_request(version, "two"))
 
 
-def test_a_grant_for_hours_gives_no_predictions_and_one_for_pools_does() -> None:
-    """Envoy knows no hours, and would let them in always."""
-    for condition, granted in (
-        (None, {ALICE: frozenset({"acme"})}),
-        (Condition(pools=frozenset({"pools/a"})), {ALICE: frozenset({"acme"})}),
-        (Condition(windows=(Window(start=0, end=60, zone="UTC"),)), {}),
+def test_a_grant_for_hours_gives_predictions_within_them_and_one_for_pools_always() -> None:
+    for condition, minute, granted in (
+        (None, 0, {ALICE: frozenset({"acme"})}),
+        (Condition(pools=frozenset({"pools/a"})), 0, {ALICE: frozenset({"acme"})}),
+        (Condition(windows=(Window(start=0, end=60, zone="UTC"),)), 59, {ALICE: frozenset({"acme"})}),
+        (Condition(windows=(Window(start=0, end=60, zone="UTC"),)), 60, {}),
     ):
         binding = Binding(principal=ALICE, role="roles/developer", scope=PROJECT, condition=condition)
         snapshot = PolicySnapshot(
             revision=1, roles={"roles/developer": DEVELOPER}, bindings=(binding,), issuer="i", audience="a"
         )
-        assert call_rules(snapshot).grants == granted
+        assert call_rules(snapshot, minute).grants == granted

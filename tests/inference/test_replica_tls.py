@@ -16,7 +16,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from chassis.credentials import replica_host
 from chassis.identity import Identity
 from chassis.replica_channels import ReplicaChannel, open_channel
-from services.agent.triton import ReplicaSettings, ReplicaState
+from services.agent.replica_settings import ReplicaSettings
+from services.agent.replica_state import ReplicaState
 from services.auth.ca import Use
 from services.inference.envoy import Endpoint, Route, Routes, Target, render, write
 from tests.harness import gateway_caller

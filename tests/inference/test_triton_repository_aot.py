@@ -11,9 +11,11 @@ from safetensors.numpy import save
 from lepton.golden import Golden
 from lepton.models import ModelPackage
 from lepton.repository import CONFIG
-from services.agent.triton import ServedModel
+from services.agent.ports import Port
+from services.agent.served_model import ServedModel, materialise
 from services.agent.triton_offer import device_classes, offer
-from services.agent.triton_server import Port, TritonServer, TritonTools, materialise
+from services.agent.triton_server import TritonServer
+from services.agent.triton_tools import TritonTools
 from services.inference.compress.engines import EngineKey
 from services.inference.compress.variants import EngineKind, Precision
 from services.inference.triton_repository import aot_inductor

@@ -19,8 +19,11 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from lepton.golden import Golden
 from lepton.models import Signature, Tensor
 from lepton.repository import CONFIG
+from services.agent.ports import Port
+from services.agent.served_model import ServedModel, materialise
 from services.agent.triton_memory import members
-from services.agent.triton_server import Port, ServedModel, TritonServer, TritonTools, materialise, server_options
+from services.agent.triton_server import TritonServer
+from services.agent.triton_tools import TritonTools, server_options
 from services.inference.triton_repository import ensemble, onnxruntime, onnxruntime_python
 from services.inference.triton_repository.options import QueuePolicy, RateLimiter, ServingOptions
 from services.inference.triton_repository.rendering import Rendered

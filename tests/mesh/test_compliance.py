@@ -1,4 +1,4 @@
-"""Compliance over the whole running mesh: written in auth, kept by the trainer and the inference service, reported."""
+"""Compliance over the whole running mesh: written in auth, kept by scheduler, trainer and inference, reported."""
 
 import asyncio
 import json
@@ -24,6 +24,7 @@ from lepton.compliance.report import html
 from lepton.errors import FailedPrecondition
 from lepton.profile import Profile, write
 from lepton.scheduler.v1.pool_pb2 import Pool
+from lepton.scheduler.v1.workload_pb2 import Workload
 from lepton.trainer.v1.job_pb2 import Job, Recipe, Workers
 from tests.harness.wait import until
 from tests.mesh.conftest import PROJECT, Stack
@@ -83,6 +84,19 @@ async def test_data_stays_in_its_region(stack: Stack, client: AsyncClient, tmp_p
         await until(is_refused, 30)
         good = await submit("good", "pools/c-eu")
 
+        # So is a workload that no service made, by its own label; the scheduler has the policy by its own feed.
+        async def is_refused_by_the_scheduler() -> bool:
+            try:
+                await told.workloads.create(
+                    f"w{asyncio.get_running_loop().time():.2f}".replace(".", "-"), sleeping("c-us")
+                )
+            except FailedPrecondition as error:
+                return error.reason == "COMPLIANCE_VIOLATION" and error.metadata["policy"] == made.name
+            return False
+
+        await until(is_refused_by_the_scheduler, 30)
+        own = await told.workloads.create("own", sleeping("c-eu"))
+
         # Found afterwards: what was let pass before; and what has gone elsewhere since.
         pool = Pool(name="pools/c-eu", labels={"region": "us"})
         await client.pools.update(pool, ["labels"])
@@ -91,10 +105,11 @@ async def test_data_stays_in_its_region(stack: Stack, client: AsyncClient, tmp_p
             return [each for each in await client.compliance.findings() if each.resource == resource]
 
         await until(lambda: _some(found(good.name)), 30)
+        await until(lambda: _some(found(own.name)), 30)
         # `lepton compliance check` says the same, from what anybody may read.
         checked = await lepton(stack, tmp_path, "compliance", "check", "-o", "json")
         assert checked.exit_code == exits.FAILED, checked.stderr
-        assert good.name in {each["resource"] for each in json.loads(checked.stdout)}
+        assert {good.name, own.name} <= {each["resource"] for each in json.loads(checked.stdout)}
         draft = tmp_path / "draft.yaml"
         draft.write_text("rules: [{id: card, promotion: {tags: [model-card]}}]")
         tried = await lepton(stack, tmp_path, "compliance", "check", "--policy", str(draft))
@@ -109,13 +124,24 @@ async def test_data_stays_in_its_region(stack: Stack, client: AsyncClient, tmp_p
             return (await client.jobs.get(good.name)).state in (Job.CANCELLING, Job.CANCELLED)
 
         await until(is_stopped, 30)
+        ended = await told.workloads.wait(own.name, timeout_s=30)
+        assert (ended.state, "stopped by compliancePolicies/eu" in ended.message) == (Workload.CANCELLED, True)
         report = await client.compliance.report()
         actions = {(each.subject, each.action) for each in report.evidence}
         assert (good.name, "compliance.quarantined") in actions
         assert any("COMPLIANCE_VIOLATION" in each.outcome for each in report.evidence)
-        assert set(report.looked) >= {"trainer"}
+        assert set(report.looked) >= {"scheduler", "trainer"}
         assert good.name in html(report)
         await client.compliance.delete_policy("eu", project="*")
+
+
+def sleeping(pool: str) -> Workload:
+    """A workload of region eu in a pool, where it waits: the pool has no nodes."""
+    made = Workload(kind=Workload.BATCH, pools=[f"pools/{pool}"], labels={"region": "eu"})
+    group = made.groups.add(name="task", min_count=1)
+    group.resources.cpu_milli = 100
+    group.program.process.argv.append("true")
+    return made
 
 
 async def lepton(stack: Stack, folder: Path, *argv: str) -> Any:

@@ -208,9 +208,11 @@ async def test_every_listener_has_tls_but_those_of_the_table(
     try:
         await client.jobs.wait("listening", states={Job.RUNNING}, timeout_s=60)
         found = await asyncio.to_thread(listening, stack.home)
-        open_ = {each for each in found if await answers_plaintext(each)}
+        answered = await asyncio.gather(*map(answers_plaintext, found))
+        open_ = {each for each, has_answered in zip(found, answered, strict=True) if has_answered}
         closed = [each for each in found if exception(each.component, each.listener) is None]
-        assert [each for each in closed if not await asyncio.to_thread(shakes_hands, stack.home, each)] == []
+        shaken = await asyncio.gather(*(asyncio.to_thread(shakes_hands, stack.home, each) for each in closed))
+        assert [each for each, is_shaken in zip(closed, shaken, strict=True) if not is_shaken] == []
     finally:
         await client.jobs.cancel("listening")
     assert [each for each in found if each.host != "127.0.0.1"] == []
@@ -220,5 +222,6 @@ async def test_every_listener_has_tls_but_those_of_the_table(
     assert {(each.component, each.listener) for each in closed} >= {
         *(("etcd", name) for name in ("client", "peer")),
         *((service, name) for service in SERVICES for name in ("client", "mesh")),
+        *(("collector", name) for name in ("otlp-grpc", "otlp-http")),
         ("gateway", "gateway"),
     }

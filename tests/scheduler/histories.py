@@ -5,25 +5,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from services.scheduler.failure_values import RestartRule, SliceFailure
 from services.scheduler.lifecycle import FINAL, OVER
 from services.scheduler.planner import plan
 from services.scheduler.planner.verdict import PREEMPTED, RESIZED
+from services.scheduler.queue_values import Policy, Queue, Quota, Stop
 from services.scheduler.snapshot import (
     Assignment,
     Check,
     CheckState,
     Kind,
     Node,
-    Policy,
-    Queue,
-    Quota,
     Reason,
-    RestartRule,
     Slice,
-    SliceFailure,
     SliceState,
     State,
-    Stop,
     Taint,
     TaskArray,
     Toleration,

@@ -8,18 +8,8 @@ from typing import Final, TypeAlias
 from services.scheduler.lifecycle import FINAL
 from services.scheduler.planner import Decision, Plan
 from services.scheduler.planner.verdict import PREEMPTED, RESIZED
-from services.scheduler.snapshot import (
-    Assignment,
-    Demand,
-    Kind,
-    Policy,
-    Queue,
-    Reason,
-    Slice,
-    Snapshot,
-    State,
-    Workload,
-)
+from services.scheduler.queue_values import Policy, Queue
+from services.scheduler.snapshot import Assignment, Demand, Kind, Reason, Slice, Snapshot, State, Workload
 
 Planner: TypeAlias = Callable[[Snapshot, float], Plan]
 Cell: TypeAlias = tuple[str, str]  # a pool, or "" for all; a resource

@@ -6,18 +6,8 @@ from dataclasses import replace
 
 from services.scheduler.explain.explanation import LOOKS
 from services.scheduler.explain.rehearsal import Budget, rehearse
-from services.scheduler.snapshot import (
-    Kind,
-    Node,
-    Queue,
-    Quota,
-    Snapshot,
-    State,
-    Taint,
-    Toleration,
-    Topology,
-    Workload,
-)
+from services.scheduler.queue_values import Queue, Quota
+from services.scheduler.snapshot import Kind, Node, Snapshot, State, Taint, Toleration, Topology, Workload
 from tests.scheduler.world import World, group, node, workload
 
 POOLS = ("pools/p", "pools/q")

@@ -8,19 +8,8 @@ from services.scheduler.explain.estimate import Spread
 from services.scheduler.explain.explanation import explain
 from services.scheduler.lifecycle import FINAL
 from services.scheduler.planner.verdict import DRAINED, PREEMPTED, RESIZED
-from services.scheduler.snapshot import (
-    Effect,
-    Kind,
-    Queue,
-    Quota,
-    Reason,
-    SliceState,
-    State,
-    Stop,
-    Taint,
-    TaskArray,
-    Workload,
-)
+from services.scheduler.queue_values import Queue, Quota, Stop
+from services.scheduler.snapshot import Effect, Kind, Reason, SliceState, State, Taint, TaskArray, Workload
 from tests.scheduler.world import FENCE_S, World, group, node, workload
 
 A = "projects/acme/workloads/a"

@@ -8,9 +8,10 @@ import pytest
 from chassis.failures import FailureClass as Class
 from services.scheduler.explain.estimate import spread_of
 from services.scheduler.explain.explanation import explain
+from services.scheduler.failure_values import RestartRule, SliceFailure
 from services.scheduler.planner import budgets, verdict
 from services.scheduler.planner.fleet import Fleet
-from services.scheduler.snapshot import Reason, RestartRule, SliceFailure, SliceState, State
+from services.scheduler.snapshot import Reason, SliceState, State
 from tests.scheduler.world import FENCE_S, World, group, node, workload
 
 RULES = (

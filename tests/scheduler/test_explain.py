@@ -11,7 +11,8 @@ from lepton.scheduler.v1.planning_service_pb2_grpc import PlanningServiceStub
 from services.scheduler.explain.estimate import Spread, spread_of
 from services.scheduler.explain.explanation import Explanation, explain
 from services.scheduler.explain.gaps import Gap
-from services.scheduler.snapshot import Kind, Queue, Quota, Reason, SliceState, Snapshot, State, Workload
+from services.scheduler.queue_values import Queue, Quota
+from services.scheduler.snapshot import Kind, Reason, SliceState, Snapshot, State, Workload
 from tests.harness.agent import ScriptedAgent
 from tests.harness.agent import Slice as SliceProto
 from tests.harness.memory_kv import MemoryKV

@@ -6,7 +6,8 @@ import pytest
 
 from services.scheduler.planner import plan
 from services.scheduler.planner.verdict import PREEMPTED, RESIZED
-from services.scheduler.snapshot import Policy, Queue, Quota, Reason, SliceState, State
+from services.scheduler.queue_values import Policy, Queue, Quota
+from services.scheduler.snapshot import Reason, SliceState, State
 from tests.scheduler.world import World, group, node, workload
 
 HOUR = 3600.0

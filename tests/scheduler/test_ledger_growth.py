@@ -13,7 +13,8 @@ from chassis.kv import Compacted, Delete, Entry, Event, Put, WatchBatch
 from lepton.internal.v1 import ledger_pb2
 from lepton.names import NodeName, WorkloadName
 from lepton.scheduler.v1 import node_pb2, resources_pb2, workload_pb2
-from services.scheduler import convert, keys
+from services.scheduler import keys
+from services.scheduler.convert.documents import stored
 from services.scheduler.ledger import Ledger
 from services.scheduler.snapshot import Snapshot
 from tests.harness.clock import ManualClock
@@ -31,7 +32,7 @@ def queued(at: int, *, message: str = "") -> tuple[str, bytes]:
     made = workload(1 + at % 8, priority=at % 4)
     made.name, made.uid, made.state, made.message = str(name), f"uid{at}", Workload.PENDING, message
     made.create_time.FromSeconds(1_000_000 + at)
-    return keys.workload(name), convert.stored(made)
+    return keys.workload(name), stored(made)
 
 
 def node(at: int) -> tuple[str, bytes]:

@@ -4,8 +4,8 @@ import pytest
 
 from lepton.internal.v1 import ledger_pb2
 from lepton.scheduler.v1.workload_pb2 import Slice
-from services.scheduler.ledger import AssignmentRecord
 from services.scheduler.node_projects import runs
+from services.scheduler.records import AssignmentRecord
 
 NODE, OTHER = "pools/general/nodes/n1", "pools/general/nodes/n2"
 

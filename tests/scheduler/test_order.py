@@ -14,7 +14,8 @@ from services.scheduler.planner.lines import level, line_of
 from services.scheduler.planner.order import Order, ordered
 from services.scheduler.planner.quota import Quotas, project_of
 from services.scheduler.planner.use import least_use
-from services.scheduler.snapshot import Policy, Queue, Quota, Snapshot, Workload
+from services.scheduler.queue_values import Policy, Queue, Quota
+from services.scheduler.snapshot import Snapshot, Workload
 from tests.scheduler.world import group, node, workload
 
 GPU = "device_milli"

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from services.scheduler.planner import plan
-from services.scheduler.snapshot import Check, CheckState, Kind, Queue, Quota, Reason, SliceState, State, Topology
+from services.scheduler.queue_values import Queue, Quota, Stop
+from services.scheduler.snapshot import Check, CheckState, Kind, Reason, SliceState, State, Topology
 from tests.scheduler.world import World, group, node, workload
 
 HOUR = 3600.0
@@ -279,8 +280,6 @@ def test_a_queue_takes_back_what_is_its_own() -> None:
 
 
 def test_a_drained_queue_stops_what_runs_and_admits_nothing() -> None:
-    from services.scheduler.snapshot import Stop
-
     world = World(node("a", 1), queues=(Queue(name="queues/q"),))
     world.submit(workload("w", queue="queues/q"))
     _run(world, "w")

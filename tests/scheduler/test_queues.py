@@ -22,8 +22,11 @@ from lepton.scheduler.v1 import queue_pb2, workload_pb2
 from lepton.scheduler.v1 import queue_service_pb2 as pb
 from lepton.scheduler.v1.queue_service_pb2_grpc import QueueServiceStub
 from lepton.scheduler.v1.scheduler_service_pb2 import CancelWorkloadRequest, UpdateWorkloadRequest
-from services.scheduler import convert, keys
-from services.scheduler.snapshot import CheckState, Policy, Stop, Toleration, Topology
+from services.scheduler import keys
+from services.scheduler.convert.documents import stored
+from services.scheduler.convert.moments import timestamp
+from services.scheduler.queue_values import Policy, Stop
+from services.scheduler.snapshot import CheckState, Toleration, Topology
 from tests.harness.agent import ScriptedAgent
 from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica, Workload, workload
@@ -255,11 +258,11 @@ async def test_the_planner_sees_queues_and_what_workloads_say(stub: Any, replica
 
 async def test_reservations_and_use_are_followed(replica: Replica, kv: MemoryKV) -> None:
     name = WorkloadName("acme", "job")
-    stamp = convert.timestamp(replica.scheduler.ledger._clock.now())
+    stamp = timestamp(replica.scheduler.ledger._clock.now())
     reservation = ledger_pb2.Reservation(workload=str(name), pool="pools/general", create_time=stamp, lifetime_s=60)
     used = ledger_pb2.ProjectUsage(project="projects/acme", dominant_share_s=8, sample_time=stamp, half_life_s=1e6)
-    await kv.txn([], [Put(keys.reservation(name), convert.stored(reservation))])
-    done = await kv.txn([], [Put(keys.usage(ProjectName("acme")), convert.stored(used))])
+    await kv.txn([], [Put(keys.reservation(name), stored(reservation))])
+    done = await kv.txn([], [Put(keys.usage(ProjectName("acme")), stored(used))])
     ledger = replica.scheduler.ledger
     await ledger.reached(done.revision)
     snapshot = ledger.snapshot(10.0)

@@ -9,18 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.scheduler.planner.quota import Cell, Fit, Quotas, project_of, queue_of, use_of
+from services.scheduler.queue_values import Queue, Quota, Stop
 from services.scheduler.snapshot import (
     Assignment,
     Demand,
-    Queue,
-    Quota,
     Ran,
     Reservation,
     Slice,
     SliceState,
     Snapshot,
     State,
-    Stop,
     Workload,
 )
 from tests.scheduler.world import group, node, workload

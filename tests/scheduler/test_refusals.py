@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from services.scheduler.planner.admission import Admission
-from services.scheduler.snapshot import Kind, Policy, Queue, Quota, Reason, SliceState, State, Workload
+from services.scheduler.queue_values import Policy, Queue, Quota
+from services.scheduler.snapshot import Kind, Reason, SliceState, State, Workload
 from tests.scheduler.world import World, group, node, workload
 
 

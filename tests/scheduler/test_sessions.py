@@ -104,3 +104,10 @@ async def test_heartbeats_are_not_acknowledged_while_the_lease_may_be_lost(repli
         session.lease.lost.set()
         session.acked_at = float("-inf")
         assert not replica.scheduler.sessions.heartbeat(session)
+
+
+async def test_answers_to_heartbeats_say_what_time_it_is(replica: Replica) -> None:
+    async with ScriptedAgent("pools/general/nodes/n1") as agent:
+        await replica.connect(agent)
+        await agent.until(lambda: agent.beats_acked >= 3)
+        assert agent.skew.ahead_s == pytest.approx(0, abs=5)

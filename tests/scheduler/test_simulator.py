@@ -12,6 +12,7 @@ import pytest
 
 from services.scheduler.lifecycle import FINAL
 from services.scheduler.planner import Decision, Placement, Plan, Revocation, plan
+from services.scheduler.queue_values import Policy, Queue
 from services.scheduler.simulator import Costs, Job, Report, Restless, Scaling, Simulation, World, fleet, philly
 from services.scheduler.simulator.cluster import OverAllocated
 from services.scheduler.simulator.discipline import DISCIPLINES
@@ -19,7 +20,7 @@ from services.scheduler.simulator.meter import fair_shares, jain, stranded
 from services.scheduler.simulator.progress import Progress
 from services.scheduler.simulator.report import table
 from services.scheduler.simulator.yardstick import las, measure, srsf, srtf
-from services.scheduler.snapshot import Kind, Node, Policy, Queue, Slice, Snapshot, State
+from services.scheduler.snapshot import Kind, Node, Slice, Snapshot, State
 from tests.scheduler.world import group, node, workload
 
 _FIRST = fleet.nodes(1, 4, pool=philly.POOL)[0]

@@ -24,7 +24,8 @@ from services.scheduler.explain.smallest_change import smallest_change
 from services.scheduler.explain.trial import Trial, largest, smallest
 from services.scheduler.explain.what_if import apply
 from services.scheduler.planner.quota import project_of
-from services.scheduler.snapshot import Demand, Queue, Quota, Snapshot, Stop, Taint, Toleration, Topology, Workload
+from services.scheduler.queue_values import Queue, Quota, Stop
+from services.scheduler.snapshot import Demand, Snapshot, Taint, Toleration, Topology, Workload
 from tests.scheduler.situations import LICENCE, NOW, RACK, at_rest, budget, situation
 from tests.scheduler.world import group, node, workload
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from lepton.errors import InvalidArgument, NotFound
 from lepton.scheduler.v1 import planning_service_pb2 as pb
 from lepton.scheduler.v1.planning_service_pb2_grpc import PlanningServiceStub
-from services.scheduler.snapshot import Assignment, Queue, Quota, Ran, Slice, SliceState, Snapshot, State
+from services.scheduler.queue_values import Queue, Quota
+from services.scheduler.snapshot import Assignment, Ran, Slice, SliceState, Snapshot, State
 from services.scheduler.utilization import Utilization
 from services.scheduler.utilization.amounts import RESOURCES
 from services.scheduler.utilization.bottleneck import Use, bottleneck, sentence, slope_per_hour

@@ -22,7 +22,8 @@ from services.scheduler.explain.changes import (
 )
 from services.scheduler.explain.rehearsal import MAX_ROUNDS, Budget, OutOfBudgetError, rehearse
 from services.scheduler.explain.what_if import Outcome, UnknownError, apply, outcomes
-from services.scheduler.snapshot import Kind, Queue, Quota, Reason, Snapshot, State
+from services.scheduler.queue_values import Queue, Quota
+from services.scheduler.snapshot import Kind, Reason, Snapshot, State
 from tests.harness.agent import ScriptedAgent
 from tests.harness.scheduling import Replica
 from tests.harness.scheduling import Workload as WorkloadProto

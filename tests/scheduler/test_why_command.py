@@ -31,7 +31,7 @@ Run = Callable[..., Coroutine[Any, Any, str]]
 @pytest.fixture
 async def world(tmp_path: Path, replica: Replica, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SmallLepton]:
     """A small Lepton, but for its scheduler, which is the real one; it believes in its tokens."""
-    monkeypatch.setattr("tests.harness.small_lepton.Authority", lambda: replica.mesh.authority)
+    monkeypatch.setattr("tests.harness.small_lepton.servers.Authority", lambda: replica.mesh.authority)
     async with SmallLepton.serving(tmp_path) as small:
         sign_in = small.sign_in
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from services.scheduler.lifecycle import CHECK_RETRY_S, ENDED, FINAL, may_follow
 from services.scheduler.planner import Decision, Plan, plan
 from services.scheduler.planner.budgets import pause_s
+from services.scheduler.queue_values import Queue
 from services.scheduler.snapshot import (
     Assignment,
     Check,
@@ -15,7 +16,6 @@ from services.scheduler.snapshot import (
     Group,
     Kind,
     Node,
-    Queue,
     Ran,
     Reason,
     Reservation,

@@ -62,7 +62,8 @@ def test_counts_and_indices_are_shown_as_people_write_them() -> None:
 async def test_an_array_is_submitted(run: Run, world: SmallLepton) -> None:
     made = await run(
         "workloads", "run", "resize", "--array", "10-19%5", "--cpu", "0.5", "--memory", "1Gi", "--max-restarts", "2",
-        "--env", "SIZE=large", "--priority", "7", "--pool", "fast", "--no-wait", "--", "python3", "resize.py", "--fast",
+        "--env", "SIZE=large", "--priority", "7", "--pool", "fast", "--label", "region=eu", "--no-wait",
+        "--", "python3", "resize.py", "--fast",
     )  # fmt: skip
     assert made.exit_code == 0, made.stderr
     workload = world.table(Workload).get(NAME)
@@ -73,7 +74,7 @@ async def test_an_array_is_submitted(run: Run, world: SmallLepton) -> None:
     assert group.resources.memory_bytes == 1 << 30
     assert list(group.program.process.argv) == ["python3", "resize.py", "--fast"]
     assert dict(group.program.process.environment) == {"SIZE": "large"}
-    assert list(workload.pools) == ["pools/fast"]
+    assert (list(workload.pools), dict(workload.labels)) == (["pools/fast"], {"region": "eu"})
 
 
 async def test_what_has_failed_is_told(run: Run, world: SmallLepton) -> None:

@@ -164,7 +164,7 @@ async def test_a_deployment_is_awaited_and_then_its_end(client: AsyncClient, wor
     world.table(Deployment).remove(name)
     await gone
     assert seen == [Deployment.DELETING]
-    await client.deployments.wait_deleted("digits", timeout_s=1)
+    await client.deployments.wait_deleted("digits", timeout_s=10)
 
 
 async def _until_deleting(client: AsyncClient) -> AsyncIterator[Deployment]:

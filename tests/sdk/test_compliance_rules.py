@@ -26,6 +26,10 @@ from lepton.compliance.licenses import allows
 from lepton.compliance.rulebook import Rulebook, covers
 from lepton.compliance.rules import RULES, World, artifact_name, faults
 from lepton.compliance.subject import Act, ModelFacts, Subject
+from lepton.compliance.subjects import of_conversion, of_optimization, of_workload
+from lepton.inference.v1.model_pb2 import Lineage, Model, ModelVersion
+from lepton.inference.v1.optimization_pb2 import Optimization
+from lepton.scheduler.v1.workload_pb2 import Workload
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 EU, US, PLAIN = ("sha256:" + letter * 64 for letter in "eup")
@@ -204,6 +208,49 @@ def _expression(chance: random.Random, ids: list[str], depth: int) -> str:
     return f"({joined})" if chance.random() < 0.5 else joined
 
 
+def ran(*pools: str, **labels: str) -> Subject:
+    return of_workload(
+        Workload(name="projects/acme/workloads/w", creator="users/a", pools=pools, labels=labels), "users/a"
+    )
+
+
+@pytest.mark.parametrize(
+    ("subject", "strict", "kept"),
+    [
+        (ran("pools/eu", region="eu"), False, True),
+        (ran("pools/us", region="eu"), False, False),
+        (ran("pools/eu", "pools/us", region="eu"), False, False),
+        (ran(region="eu"), False, False),
+        (ran("pools/us"), False, True),
+        (ran("pools/us"), True, False),  # nobody knows what it uses
+        (ran("pools/us", region="us"), True, True),
+    ],
+)
+def test_a_workload_of_no_service_goes_by_its_own_labels(subject: Subject, strict: bool, kept: bool) -> None:
+    assert keeps(ResidencyRule(require_label=strict), subject) is kept
+    assert keeps(LicenseRule(allowed=["MIT"], require_label=True), subject)  # which say nothing of licences
+
+
+def test_a_workload_is_placed_by_what_its_programs_name() -> None:
+    named = Workload(name="projects/acme/workloads/w", pools=["pools/us"])
+    named.groups.add().program.torch.spec_json = f'{{"data": "{EU}"}}'
+    (fault,) = faults(ComplianceRule(residency=ResidencyRule()), of_workload(named), WORLD)
+    assert (fault.problem, fault.digests) == (f"{EU[:19]} is of region eu, and pools/us is of region us", (EU,))
+    served = Workload(name="projects/acme/workloads/w", pools=["pools/us"])
+    served.groups.add().program.triton.models.add(name="m", repository=EU, golden=PLAIN)
+    assert not keeps(ResidencyRule(), of_workload(served))
+    assert keeps(ResidencyRule(), of_workload(Workload(name=named.name, pools=["pools/us"])))
+
+
+def test_what_a_version_was_trained_on_places_its_conversion() -> None:
+    version = ModelVersion(name="projects/acme/models/m/versions/1", lineage=Lineage(dataset=EU))
+    pairs = [(version, Model(name="projects/acme/models/m"))]
+    for pools, kept in (((), False), (("pools/us",), False), (("pools/eu",), True)):
+        assert keeps(ResidencyRule(), of_conversion("projects/acme/deployments/d", pairs, pools)) is kept
+    search = Optimization(name="projects/acme/models/m/optimizations/o", dataset=EU, pools=["pools/us"])
+    assert not keeps(ResidencyRule(), of_optimization(search, ModelVersion(), Model()))
+
+
 # A reference model of residency and licences in the plainest words, and random worlds to compare with.
 
 
@@ -216,9 +263,11 @@ def allowed_by_the_model(policies: list[CompliancePolicy], exempt: list[Complian
         ):
             continue
         for rule in policy.rules:
-            for digest in subject.data:
-                labels = DATA.get(artifact_name(subject.project, digest), {})
-                names = (subject.resource, artifact_name(subject.project, digest))
+            used: list[tuple[Any, tuple[str, ...]]]
+            used = [(DATA.get(name, {}), (subject.resource, name)) for name in _artifacts(subject)]
+            if subject.act is Act.RUN and rule.HasField("residency"):
+                used.append((subject.labels, (subject.resource,)))  # a workload of nobody's says it itself
+            for labels, names in used:
                 is_exempt = any(
                     each.name.split("/exemptions/")[0] == policy.name
                     and rule.id in (each.rules or [rule.id])
@@ -229,6 +278,10 @@ def allowed_by_the_model(policies: list[CompliancePolicy], exempt: list[Complian
                 if not is_exempt and not _holds(rule, labels, subject.pools or ()):
                     return False
     return True
+
+
+def _artifacts(subject: Subject) -> list[str]:
+    return [artifact_name(subject.project, digest) for digest in subject.data]
 
 
 def _holds(rule: ComplianceRule, labels: Any, pools: Any) -> bool:
@@ -273,7 +326,10 @@ def random_case(chance: random.Random) -> tuple[list[CompliancePolicy], list[Com
         exempt.append(each)
     data = tuple(chance.sample([EU, US, PLAIN], chance.randint(1, 2)))
     subject = job(*chance.sample(sorted(POOLS), chance.randint(0, 2)), data=data)
-    return policies, exempt, replace(subject, resource=f"projects/acme/jobs/{chance.choice(['j', 'j2'])}")
+    subject = replace(subject, resource=f"projects/acme/jobs/{chance.choice(['j', 'j2'])}")
+    act = chance.choice([Act.JOB, Act.CONVERT, Act.RUN])
+    own = chance.choice([{}, {"region": "eu"}, {"region": "us", "license": "GPL-3.0-only"}]) if act is Act.RUN else {}
+    return policies, exempt, replace(subject, act=act, labels=own)
 
 
 def disagreements(count: int, seed: int) -> Iterator[Any]:
@@ -301,6 +357,14 @@ def _ignoring_labels(kind: str) -> Callable[..., Any]:
     return lambda rule, subject, world: original(rule, subject, replace(world, data={}))
 
 
+def _deaf_to_its_own_labels(rule: Any, subject: Subject, world: World) -> Any:
+    return RULES["residency"](rule, replace(subject, labels={}), world)
+
+
+def _conversions_go_anywhere(rule: Any, subject: Subject, world: World) -> Any:
+    return () if subject.act is Act.CONVERT else RULES["residency"](rule, subject, world)
+
+
 def _anywhere_is_fine(rule: Any, subject: Subject, world: World) -> Any:
     return RULES["residency"](rule, replace(subject, pools=subject.pools or None), world)
 
@@ -318,12 +382,25 @@ def _one_good_pool_is_enough(rule: Any, subject: Subject, world: World) -> Any:
         (rules_module, "RULES", {**RULES, "license": _ignoring_labels("license")}),
         (rules_module, "RULES", {**RULES, "residency": _anywhere_is_fine}),
         (rules_module, "RULES", {**RULES, "residency": _one_good_pool_is_enough}),
+        (rules_module, "RULES", {**RULES, "residency": _deaf_to_its_own_labels}),
+        (rules_module, "RULES", {**RULES, "residency": _conversions_go_anywhere}),
         (rulebook_module, "concerns", lambda policy, project: True),
         (rulebook_module, "concerns", lambda policy, project: project in policy.name or not policy.projects),
         (rulebook_module, "covers", lambda resource, name: name.startswith(resource)),
         (rulebook_module, "covers", lambda resource, name: resource == name),
     ],
-    ids=["region blind", "licence blind", "anywhere", "one pool", "all concern", "prefix", "name prefix", "no inside"],
+    ids=[
+        "region blind",
+        "licence blind",
+        "anywhere",
+        "one pool",
+        "own labels",
+        "conversions",
+        "all concern",
+        "prefix",
+        "name prefix",
+        "no inside",
+    ],
 )
 def test_a_wrong_engine_is_caught(monkeypatch: pytest.MonkeyPatch, where: Any, what: str, wrong: Any) -> None:
     monkeypatch.setattr(where, what, wrong)

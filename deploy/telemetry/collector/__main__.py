@@ -1,40 +1,22 @@
-"""Runs the collector: `python -m deploy.telemetry.collector --database F --grpc HOST:PORT --http HOST:PORT`."""
+"""Runs the collector: `python -m deploy.telemetry.collector --config FILE.toml`; config.py says what stands in it."""
 
-import argparse
-import asyncio
-from pathlib import Path
-
-import grpc
-import uvicorn
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import add_TraceServiceServicer_to_server
-
+from chassis.app import App, run
+from chassis.policy_feed import follow_policy
+from deploy.telemetry.collector.config import CollectorConfig
+from deploy.telemetry.collector.listeners import GrpcListener, HttpListener
 from deploy.telemetry.collector.receiver import GrpcReceiver, http_application
 from deploy.telemetry.collector.store import SpanStore
 
 
-async def serve(store: SpanStore, grpc_address: str, http_address: str) -> None:
-    """Serves both protocols until the process is told to end."""
-    receiver = grpc.aio.server()
-    add_TraceServiceServicer_to_server(GrpcReceiver(store), receiver)  # type: ignore[no-untyped-call]
-    receiver.add_insecure_port(grpc_address)
-    await receiver.start()
-    host, _, port = http_address.rpartition(":")
-    http = uvicorn.Config(http_application(store), host=host, port=int(port), log_level="warning", access_log=False)
-    try:
-        await uvicorn.Server(http).serve()  # returns on SIGTERM and SIGINT
-    finally:
-        await receiver.stop(grace=1.0)
+async def build(config: CollectorConfig, app: App) -> None:
+    """Put the collector together: a member of the mesh that follows its policy, and calls nobody else."""
+    store = await app.enter(SpanStore(config.database))
+    await app.join_mesh(follows_policy=False)  # which would audit as well, and nothing here changes anything
+    auth = app.peers.channel("auth")
+    app.loop("policy", lambda: app.access.follow_forever(lambda: follow_policy(auth)))
+    app.loop("otlp over gRPC", GrpcListener(GrpcReceiver(store), config.grpc, app.identity).run)
+    app.loop("otlp over HTTP", HttpListener(http_application(store, app.access), config.http, app.identity).run)
 
 
-def main() -> None:
-    """Reads the command line and serves."""
-    parser = argparse.ArgumentParser(prog="collector", description="Receives OTLP traces, answers by trace id.")
-    parser.add_argument("--database", type=Path, required=True, help="the SQLite file that keeps the spans")
-    parser.add_argument("--grpc", required=True, metavar="HOST:PORT", help="where OTLP/gRPC is received")
-    parser.add_argument("--http", required=True, metavar="HOST:PORT", help="where OTLP/HTTP and queries are received")
-    arguments = parser.parse_args()
-    with SpanStore(arguments.database) as store:
-        asyncio.run(serve(store, arguments.grpc, arguments.http))
-
-
-main()
+if __name__ == "__main__":
+    run(CollectorConfig, build)

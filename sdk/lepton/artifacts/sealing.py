@@ -34,18 +34,6 @@ Rewrapped = Callable[[bytes], bytes | None]
 """The data key of the artifact of an id as it was wrapped later; None when it was not."""
 
 
-class Unsealed(Protocol):
-    """Turns stored bytes back, piece by piece."""
-
-    def update(self, data: bytes) -> bytes:
-        """What can be told by now."""
-        ...
-
-    def finish(self) -> bytes:
-        """The rest; raises FailedPrecondition when something is missing."""
-        ...
-
-
 class Ciphers(Protocol):
     """What seals the artifacts of each project."""
 

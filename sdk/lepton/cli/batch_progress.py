@@ -4,7 +4,7 @@ from typing import Final
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lepton.cli.columns import duration, state
+from lepton.cli.cells import duration, state
 from lepton.cli.shell import Shell
 from lepton.client import AsyncClient
 from lepton.client.batch_predictions import ENDED

@@ -7,7 +7,8 @@ import typer
 
 from lepton.cli import autoscaling_options as options
 from lepton.cli import exits
-from lepton.cli.columns import DEPLOYMENTS, state
+from lepton.cli.cells import state
+from lepton.cli.columns import DEPLOYMENTS
 from lepton.cli.command import command
 from lepton.cli.limit_options import LimitOptions
 from lepton.cli.pipeline_file import PipelineOptions

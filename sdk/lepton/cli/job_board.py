@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lepton.cli.columns import duration, state
+from lepton.cli.cells import duration, state
 from lepton.cli.job_words import eta_s, failure_line, failures, straggler_line
 from lepton.cli.progress import log_line
 from lepton.client.jobs import ENDED

@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from lepton.cli.columns import duration
+from lepton.cli.cells import duration
 from lepton.cli.command import command
 from lepton.cli.shell import Shell
 from lepton.client import AsyncClient

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from lepton.cli.columns import duration, state
+from lepton.cli.cells import duration, state
 from lepton.trainer.v1.job_pb2 import Job, JobError
 
 _TAIL = 8

@@ -5,7 +5,7 @@ from typing import Final
 from rich.table import Table
 from rich.text import Text
 
-from lepton.cli.columns import state
+from lepton.cli.cells import state
 from lepton.cli.output import Column, as_dict
 from lepton.cli.shell import Shell
 from lepton.client import AsyncClient

@@ -1,17 +1,16 @@
 """Pipelines and cost matrices as people write them: TOML, YAML or JSON, and a table of costs."""
 
 import csv
-import json
 import math
-import tomllib
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from google.protobuf.json_format import ParseDict, ParseError
 
+from lepton.documents import read_document
 from lepton.inference.v1.model_pb2 import ModelVersion
 from lepton.inference.v1.pipeline_pb2 import Calibration, DecisionStep, Pipeline
 
@@ -101,7 +100,7 @@ def read_pipeline(path: Path) -> Pipeline:
     model = {}
     """
     try:
-        return ParseDict(_document(path), Pipeline())
+        return ParseDict(read_document(path), Pipeline())
     except (ParseError, ValueError, OSError) as error:
         raise typer.BadParameter(f"{path} is no pipeline: {error}") from None
 
@@ -138,17 +137,3 @@ def _cost(path: Path, line: int, action: str, cell: str) -> float:
     if not math.isfinite(cost):
         raise typer.BadParameter(f"{path}, line {line}: the cost of {action!r} is {cell!r}; write a number")
     return cost
-
-
-def _document(path: Path) -> Any:
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".toml":
-        return tomllib.loads(text)
-    if path.suffix == ".json":
-        return json.loads(text)
-    import yaml  # seldom wanted
-
-    try:
-        return yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error

@@ -31,6 +31,9 @@ class ProcessOptions:
     priority: Annotated[int, typer.Option(min=-1000, max=1000, help="Larger goes first.")] = 0
     expected: Annotated[str, typer.Option(help="How long each is expected to run: 90s, 20m, 6h.")] = ""
     select: Annotated[list[str] | None, typer.Option(help="LABEL=VALUE that its nodes must have.")] = None
+    label: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE of its own; a residency policy places it by its region.")
+    ] = None
     tolerate: Annotated[list[str] | None, typer.Option(help="The key of a taint that it tolerates.")] = None
 
     def workload(self, argv: Sequence[str]) -> Workload:
@@ -54,6 +57,7 @@ class ProcessOptions:
         made.queue = queue_name(self.queue) if self.queue else ""
         made.expected_duration_s = seconds(self.expected, "--expected") if self.expected else 0
         apply_labels(made.node_selector, self.select or ())
+        apply_labels(made.labels, self.label or ())
         for key in sorted(set(self.tolerate or ())):
             made.tolerations.add(key=key)
         return made

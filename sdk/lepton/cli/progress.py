@@ -7,7 +7,7 @@ from typing import Final, Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lepton.cli.columns import duration, state
+from lepton.cli.cells import duration, state
 from lepton.cli.job_words import eta_s, failure_lines
 from lepton.cli.shell import Shell
 from lepton.client import AsyncClient

@@ -94,10 +94,12 @@ class Shell:
         if not self.wishes.trace:
             yield
             return
-        endpoint = Profile.load().otlp
+        profile = Profile.load()
+        endpoint, roots = profile.otlp, profile.trust_bundle
         if not endpoint:
             self.note("the profile names no trace collector, so nothing is traced")
-        with tracing.tracing("lepton-cli", otlp_endpoint=endpoint), tracing.span(title) as span:
+        sending = tracing.tracing("lepton-cli", otlp_endpoint=endpoint, otlp_certificate=roots)
+        with sending, tracing.span(title) as span:
             trace_id = span.traceparent.split("-")[1] if endpoint else ""
             try:
                 yield

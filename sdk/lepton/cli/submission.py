@@ -3,7 +3,8 @@
 import asyncio
 
 from lepton.cli import exits
-from lepton.cli.columns import JOBS, state
+from lepton.cli.cells import state
+from lepton.cli.columns import JOBS
 from lepton.cli.job_options import JobOptions
 from lepton.cli.progress import JobProgress
 from lepton.cli.shell import Shell

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import typer
 from google.protobuf.json_format import ParseDict, ParseError
 
-from lepton.cli.columns import state
+from lepton.cli.cells import state
 from lepton.cli.command import command
 from lepton.cli.output import Column, as_dict
 from lepton.cli.shell import Shell

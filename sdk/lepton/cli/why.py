@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from lepton.cli.columns import duration
+from lepton.cli.cells import duration
 from lepton.cli.command import command
 from lepton.cli.output import Column, as_dict
 from lepton.cli.shell import Shell

@@ -173,7 +173,9 @@ class AsyncClient:
 
     async def trace(self, trace_id: str) -> list[dict[str, Any]]:
         """The spans of a trace that the profile's collector has received so far."""
-        return await asyncio.to_thread(read_trace, self.profile.traces, trace_id)
+        token = await self.fresh_access_token()
+        bundle = self.profile.trust_bundle
+        return await asyncio.to_thread(read_trace, self.profile.traces, trace_id, token=token, trust_bundle=bundle)
 
     async def predict(
         self,

@@ -26,33 +26,17 @@ id = "gates"
 promotion = {gates = [{metric = "accuracy", min = 0.95}], tags = ["model-card"], four_eyes = true, lineage = true}
 """
 
-import json
-import tomllib
 from pathlib import Path
-from typing import Any
 
 from google.protobuf.json_format import ParseDict, ParseError
 
 from lepton.auth.v1.compliance_pb2 import CompliancePolicy
+from lepton.documents import read_document
 
 
 def read(path: Path) -> CompliancePolicy:
     """The policy in a file. Raises ValueError saying what is wrong, OSError."""
     try:
-        return ParseDict(_document(path), CompliancePolicy())
+        return ParseDict(read_document(path), CompliancePolicy())
     except (ParseError, RecursionError) as error:
         raise ValueError(str(error)) from None
-
-
-def _document(path: Path) -> Any:
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".toml":
-        return tomllib.loads(text)
-    if path.suffix == ".json":
-        return json.loads(text)
-    import yaml  # seldom wanted
-
-    try:
-        return yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error

@@ -19,7 +19,7 @@ from lepton.compliance.licenses import allows
 from lepton.compliance.subject import Act, ModelFacts, Subject
 
 Labels = Mapping[str, str]
-_USES: Final = frozenset({Act.JOB, Act.REGISTER, Act.PROMOTE, Act.DEPLOY, Act.PREDICT})
+_USES: Final = frozenset({Act.JOB, Act.REGISTER, Act.PROMOTE, Act.DEPLOY, Act.PREDICT, Act.CONVERT, Act.RUN})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,7 @@ class _Source:
     value: str  # of the label that is asked about; empty = it has none
     is_model: bool
     digest: str = ""
+    fix: str = ""
 
 
 def faults(rule: ComplianceRule, subject: Subject, world: World) -> Iterator[Fault]:
@@ -76,6 +77,9 @@ def _residency(rule: ResidencyRule, subject: Subject, world: World) -> Iterator[
         return
     label = rule.label or "region"
     sources = list(_sources(subject, world, label))
+    if subject.act is Act.RUN:
+        own, fix = subject.labels.get(label, ""), f"give it the label {label} of what it uses, where it is created"
+        sources.append(_Source(name=subject.resource, value=own, is_model=False, fix=fix))
     if rule.require_label:
         has_data = any(not each.is_model for each in sources)
         yield from _unlabelled((each for each in sources if not (each.is_model and has_data)), label)
@@ -230,7 +234,7 @@ def _unlabelled(sources: Iterable[_Source], label: str) -> Iterator[Fault]:
     for source in sources:
         if not source.value:
             command = "lepton models tag" if source.is_model else "lepton compliance label"
-            fix = f"label it: `{command}`"
+            fix = source.fix or f"label it: `{command}`"
             yield Fault(problem=f"{source.name} has no label {label}", fix=fix, digests=_digests(source))
 
 

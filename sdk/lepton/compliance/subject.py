@@ -14,6 +14,8 @@ class Act(enum.Enum):
     PROMOTE = "promote"  # ... to `to_stage`
     DEPLOY = "deploy"
     PREDICT = "predict"  # a batch of it
+    CONVERT = "convert"  # a model version, into a variant or for its servers
+    RUN = "run"  # a workload that no service made
     KEEP_CHECKPOINT = "keep a checkpoint"
     KEEP_ARTIFACT = "keep an artifact"
     DELETE_CHECKPOINT = "delete a checkpoint"
@@ -48,6 +50,7 @@ class Subject:
     data: tuple[str, ...] = ()  # digests of the data that it uses
     ancestry: tuple[str, ...] = ()  # ... and of what that goes back to, as far as it is known
     models: tuple[ModelFacts, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)  # its own, where it does not say what it uses
     pools: tuple[str, ...] | None = None  # where it may run: () = anywhere, None = nowhere
     to_stage: str = ""
     has_gate: bool = False

@@ -1,14 +1,20 @@
-"""Jobs, versions, deployments and checkpoints as subjects; pure."""
+"""Jobs, versions, deployments, optimisations, workloads and checkpoints as subjects; pure."""
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC
+from typing import Final
 
 from lepton.compliance.subject import Act, ModelFacts, Subject
 from lepton.inference.v1.batch_prediction_pb2 import BatchPrediction
 from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.inference.v1.model_pb2 import Model, ModelVersion
+from lepton.inference.v1.optimization_pb2 import Optimization
+from lepton.scheduler.v1.workload_pb2 import Workload
 from lepton.trainer.v1.checkpoint_pb2 import Checkpoint
 from lepton.trainer.v1.job_pb2 import Job
+
+_DIGEST: Final = re.compile("sha256:[0-9a-f]{64}")
 
 
 def of_job(job: Job, principal: str = "") -> Subject:
@@ -86,6 +92,52 @@ def of_prediction(
         models=(facts_of(version, model),),
         pools=tuple(batch.pools),
         digests=tuple(digest for digest in (dataset, version.package) if digest),
+    )
+
+
+def of_optimization(optimization: Optimization, version: ModelVersion, model: Model, principal: str = "") -> Subject:
+    """An optimisation of a version that a principal asks for, or that exists."""
+    used = (optimization.dataset, version.package)
+    return Subject(
+        act=Act.CONVERT,
+        resource=optimization.name,
+        principal=principal,
+        etag=optimization.etag,
+        data=(optimization.dataset,) if optimization.dataset else (),
+        models=(facts_of(version, model),),
+        pools=tuple(optimization.pools),
+        digests=tuple(digest for digest in used if digest),
+    )
+
+
+def of_conversion(
+    resource: str, models: Iterable[tuple[ModelVersion, Model]], pools: Iterable[str], dataset: str = ""
+) -> Subject:
+    """What a service does with versions on behalf of a resource, so that they can be served or applied to a dataset."""
+    used = tuple(models)
+    return Subject(
+        act=Act.CONVERT,
+        resource=resource,
+        data=(dataset,) if dataset else (),
+        models=tuple(facts_of(version, model) for version, model in used),
+        pools=tuple(pools),
+        digests=tuple(version.package for version, _ in used if version.package),
+    )
+
+
+def of_workload(workload: Workload, principal: str = "") -> Subject:
+    """A workload that no service made: placed by its own labels, and by those of what its programs name by digest."""
+    programs = (group.program.SerializeToString().decode(errors="replace") for group in workload.groups)
+    named = tuple(dict.fromkeys(digest for program in programs for digest in _DIGEST.findall(program)))
+    return Subject(
+        act=Act.RUN,
+        resource=workload.name,
+        principal=principal,
+        etag=workload.etag,
+        ancestry=named,
+        labels=dict(workload.labels),
+        pools=tuple(workload.pools),
+        digests=named[:8],
     )
 
 

@@ -88,6 +88,21 @@ class Signature:
         """The name under which golden samples carry their true labels."""
         return LABELS if all(tensor.name != LABELS for tensor in self.inputs + self.outputs) else f"{LABELS}.label"
 
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in documents."""
+        return {
+            "inputs": [tensor.to_json() for tensor in self.inputs],
+            "outputs": [tensor.to_json() for tensor in self.outputs],
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """From a document that is well formed."""
+        return cls(
+            inputs=tuple(map(Tensor.from_json, document["inputs"])),
+            outputs=tuple(map(Tensor.from_json, document["outputs"])),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPackage:

@@ -26,6 +26,7 @@ class RankEnvironment:
     traceparent: str
     otlp_endpoint: str
     error_file: Path | None
+    otlp_certificate: Path | None = None  # PEM file of the authorities that the collector's certificate may be of
     resume_older: tuple[str, ...] = ()  # the checkpoints before `resume`, newest first
     hang_timeout_s: float = 0.0  # after so long without a step the agent ends the rank; 0 = a default of the agent's
 
@@ -42,14 +43,25 @@ class RankEnvironment:
             generation=_whole(environ, "LEPTON_GENERATION", 0),
             artifacts=environ.get("LEPTON_ARTIFACTS", ""),
             report_fd=_whole(environ, "LEPTON_REPORT_FD", 0) or None,
-            spec=Path(environ["LEPTON_SPEC"]) if environ.get("LEPTON_SPEC") else None,
+            spec=_path(environ, "LEPTON_SPEC"),
             resume=environ.get("LEPTON_RESUME", ""),
             traceparent=environ.get("TRACEPARENT", ""),
             otlp_endpoint=environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
-            error_file=Path(environ["TORCHELASTIC_ERROR_FILE"]) if environ.get("TORCHELASTIC_ERROR_FILE") else None,
+            otlp_certificate=_path(environ, "OTEL_EXPORTER_OTLP_CERTIFICATE"),
+            error_file=_path(environ, "TORCHELASTIC_ERROR_FILE"),
             resume_older=tuple(filter(None, environ.get("LEPTON_RESUME_OLDER", "").split(","))),
             hang_timeout_s=_seconds(environ, "LEPTON_HANG_TIMEOUT_S"),
         )
+
+    def read_spec(self) -> bytes:
+        """What the rank is to do, of those of Lepton's own programs that are told it in a file."""
+        if self.spec is None:
+            raise FailedPrecondition("RANK_ENVIRONMENT_INVALID", variable="LEPTON_SPEC", value="")
+        return self.spec.read_bytes()
+
+
+def _path(environ: Mapping[str, str], variable: str) -> Path | None:
+    return Path(environ[variable]) if environ.get(variable) else None
 
 
 def _whole(environ: Mapping[str, str], variable: str, default: int) -> int:

@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 
 import services
 from lepton.errors import FailedPrecondition, InvalidArgument, LeptonError, Unavailable
+from services.agent.futures import fail, settle
 from services.agent.launcher import protocol
 from services.agent.launcher.handles import Exit, RankHandle, StoreHandle
 from services.agent.launcher.launch import RankLaunch, launcher_environment, rank_environment
@@ -59,8 +60,11 @@ class LauncherClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        is_warm = self._ready.done()
         self._lose()  # closing the control socket makes the launcher kill its children and leave
         assert self._process is not None
+        if not is_warm and self._process.returncode is None:
+            self._process.kill()  # it has no children yet, and hears nothing until it has imported torch
         try:
             await asyncio.wait_for(self._process.wait(), _GRACE_S)
         except TimeoutError:
@@ -183,11 +187,11 @@ class LauncherClient:
         elif "ready" in message:
             self._ready.set_result(float(message["seconds"]))
         elif "exit" in message:
-            _settle(self._exits.pop(message["exit"]), _exit_of(message))
+            settle(self._exits.pop(message["exit"]), _exit_of(message))
         elif "failed" in message:
-            _fail(self._started.get(message["failed"]), Unavailable("RANK_NOT_STARTED", why=str(message["why"])))
+            fail(self._started.get(message["failed"]), Unavailable("RANK_NOT_STARTED", why=str(message["why"])))
         elif message["started"] in self._started:
-            _settle(self._started[message["started"]], message)
+            settle(self._started[message["started"]], message)
 
     def _lose(self) -> None:
         if self._control is None:
@@ -195,12 +199,12 @@ class LauncherClient:
         asyncio.get_running_loop().remove_reader(self._control.fileno())
         self._control.close()
         self._control = None
-        _fail(self._ready, Unavailable("LAUNCHER_LOST"))
+        fail(self._ready, Unavailable("LAUNCHER_LOST"))
         for answer in self._started.values():
-            _fail(answer, Unavailable("LAUNCHER_LOST"))
+            fail(answer, Unavailable("LAUNCHER_LOST"))
         for ended in self._exits.values():
-            _settle(ended, Exit(signal=signal.SIGKILL))  # the kernel kills them with the launcher
-        _settle(self._lost, None)
+            settle(ended, Exit(signal=signal.SIGKILL))  # the kernel kills them with the launcher
+        settle(self._lost, None)
 
 
 async def _output(undo: AsyncExitStack) -> tuple[asyncio.StreamReader, int]:
@@ -229,7 +233,7 @@ def _sealed(secrets: Mapping[str, str]) -> int:
 async def _writable(end: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
-    loop.add_writer(end.fileno(), _settle, ready, None)
+    loop.add_writer(end.fileno(), settle, ready, None)
     try:
         await ready
     finally:
@@ -238,14 +242,3 @@ async def _writable(end: socket.socket) -> None:
 
 def _exit_of(message: Mapping[str, Any]) -> Exit:
     return Exit(code=message["code"], signal=message["signal"], peak_bytes=message["peak"])
-
-
-def _settle(future: asyncio.Future[Any], value: Any) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
-def _fail(future: asyncio.Future[Any] | None, error: Exception) -> None:
-    if future is not None and not future.done():
-        future.set_exception(error)
-        future.exception()  # marks it as seen: not everybody who could wait for it does

@@ -1,15 +1,13 @@
 """Labels of artifacts: where data is from, under which licence it may be used; what rules go by."""
 
-from chassis.etags import unchanged
-from chassis.kv import Put, present
+from chassis.kv import present
 from lepton.auth.v1 import compliance_service_pb2 as pb
 from lepton.auth.v1.compliance_pb2 import DataLabels
 from lepton.names import DataLabelsName, ProjectName
 from services.auth import layout
-from services.auth.audit import Deed
 from services.auth.compliance.room import check_room, check_size
 from services.auth.policy import Policy
-from services.auth.store import Store, resource_of, with_etag
+from services.auth.store import Store
 
 
 class DataLabelling:
@@ -42,20 +40,11 @@ class DataLabelling:
         name = DataLabelsName.parse(request.data_labels.name, "data_labels.name")
         check_size(DataLabels(labels=request.data_labels.labels))
 
-        async def write() -> tuple[DataLabels, int] | None:
-            entry = await self._store.entry(name, layout.data_label(name))
-            made = resource_of(entry, DataLabels)
-            made.labels.clear()
-            made.labels.update(request.data_labels.labels)
-            made.update_time.FromDatetime(self._store.clock.now())
-            made.ClearField("etag")
-            done = await self._store.audit.commit(
-                Deed(resource=str(name)),
-                [unchanged(entry, request.etag, name)],
-                [Put(entry.key, made.SerializeToString())],
-            )
-            return (with_etag(made, done.revision), done.revision) if done.succeeded else None
+        def relabelled(labels: DataLabels) -> DataLabels:
+            labels.labels.clear()
+            labels.labels.update(request.data_labels.labels)
+            return labels
 
-        made, revision = await self._store.retry(write)
+        made, revision = await self._store.update(name, layout.data_label(name), DataLabels, request.etag, relabelled)
         await self._policy.reached(revision)
         return made

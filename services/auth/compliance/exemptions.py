@@ -3,7 +3,7 @@
 from datetime import UTC, timedelta
 from typing import Final
 
-from chassis.kv import Delete, mod, present
+from chassis.kv import present
 from lepton.auth.v1 import compliance_service_pb2 as pb
 from lepton.auth.v1.compliance_pb2 import ComplianceExemption, CompliancePolicy
 from lepton.errors import InvalidArgument
@@ -14,7 +14,6 @@ from lepton.names import (
     ProjectName,
 )
 from services.auth import layout
-from services.auth.audit import Deed
 from services.auth.bindings import checked_resource
 from services.auth.compliance.policies import AnyPolicyName, parse_policy
 from services.auth.compliance.room import check_room
@@ -63,15 +62,7 @@ class Exemptions:
 
     async def delete(self, name: AnyExemptionName) -> int:
         """End one; the answer is the revision from which on it is gone."""
-
-        async def write() -> int | None:
-            entry = await self._store.entry(name, layout.compliance_exemption(name))
-            done = await self._store.audit.commit(
-                Deed(resource=str(name)), [mod(entry.key, entry.mod_revision)], [Delete(entry.key)]
-            )
-            return done.revision if done.succeeded else None
-
-        revision = await self._store.retry(write)
+        revision = await self._store.delete(name, lambda: self._store.entry(name, layout.compliance_exemption(name)))
         await self._policy.reached(revision)
         return revision
 

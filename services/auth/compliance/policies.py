@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 
-from chassis.etags import unchanged
-from chassis.kv import Compare, Delete, DeletePrefix, Put, present
+from chassis.kv import Compare, DeletePrefix, present
 from lepton.auth.v1 import compliance_service_pb2 as pb
 from lepton.auth.v1.compliance_pb2 import CompliancePolicy
 from lepton.compliance.checking import checked
 from lepton.compliance.rulebook import concerns
 from lepton.names import CompliancePolicyName, OrganisationCompliancePolicyName, ProjectName
 from services.auth import layout
-from services.auth.audit import Deed
 from services.auth.bindings import parse_parent
 from services.auth.compliance.room import check_room, check_size
 from services.auth.policy import Policy
-from services.auth.store import Store, already_exists, resource_of, with_etag
+from services.auth.store import Store, already_exists
 
 AnyPolicyName = CompliancePolicyName | OrganisationCompliancePolicyName
 
@@ -63,37 +61,27 @@ class CompliancePolicies:
         wanted = checked(request.compliance_policy, is_organisation=isinstance(name, OrganisationCompliancePolicyName))
         check_size(wanted)
 
-        async def write() -> tuple[CompliancePolicy, int] | None:
-            entry = await self._store.entry(name, layout.compliance_policy(name))
-            before, made = resource_of(entry, CompliancePolicy), CompliancePolicy()
+        def replaced(before: CompliancePolicy) -> CompliancePolicy:
+            made = CompliancePolicy()
             made.CopyFrom(wanted)
             made.name, made.uid = before.name, before.uid
             made.create_time.CopyFrom(before.create_time)
-            made.update_time.FromDatetime(self._store.clock.now())
-            done = await self._store.audit.commit(
-                Deed(resource=str(name)),
-                [unchanged(entry, request.etag, name)],
-                [Put(entry.key, made.SerializeToString())],
-            )
-            return (with_etag(made, done.revision), done.revision) if done.succeeded else None
+            return made
 
-        made, revision = await self._store.retry(write)
+        made, revision = await self._store.update(
+            name, layout.compliance_policy(name), CompliancePolicy, request.etag, replaced
+        )
         await self._policy.reached(revision)
         return made
 
     async def delete(self, name: AnyPolicyName, etag: str) -> int:
         """Delete a policy with its exemptions; the answer is the revision from which on it is gone."""
-
-        async def write() -> int | None:
-            entry = await self._store.entry(name, layout.compliance_policy(name))
-            done = await self._store.audit.commit(
-                Deed(resource=str(name)),
-                [unchanged(entry, etag, name)],
-                [Delete(entry.key), DeletePrefix(layout.compliance_exemptions(name))],
-            )
-            return done.revision if done.succeeded else None
-
-        revision = await self._store.retry(write)
+        revision = await self._store.delete(
+            name,
+            lambda: self._store.entry(name, layout.compliance_policy(name)),
+            given_etag=etag,
+            also=[DeletePrefix(layout.compliance_exemptions(name))],
+        )
         await self._policy.reached(revision)
         return revision
 

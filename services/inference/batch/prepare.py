@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from lepton.artifacts import ArtifactStore, parse_digest
-from lepton.errors import FailedPrecondition, InvalidArgument
+from lepton.errors import InvalidArgument
 from lepton.inference.v1 import batch_prediction_pb2 as pb
 from lepton.models import ModelPackage
 from lepton.models.package import FACTS, ONNX
-from lepton.tracing import parse, span, tracing
+from lepton.tracing import span
 from lepton.train import session
+from lepton.train.traced import traced
 from services.inference.batch.division import TableFacts, form_of, rows_of, shard_size
 from services.inference.batch.documents import Plan, Shard
 from services.inference.batch.fitness import check_signature
@@ -96,16 +97,8 @@ def prepare(store: ArtifactStore, spec: PrepareSpec) -> str:
 def main() -> int:
     """Prepares one batch prediction."""
     rank = session()
-    place = rank.environment
-    if place.spec is None:
-        raise FailedPrecondition("RANK_ENVIRONMENT_INVALID", variable="LEPTON_SPEC", value="")
-    spec = PrepareSpec.parse(place.spec.read_bytes())
-    above = parse(place.traceparent)
-    is_sampled = above is not None and above.is_sampled
-    with (
-        tracing("prepare-batch", otlp_endpoint=place.otlp_endpoint if is_sampled else "", attributes={}),
-        span("batch.prepare", parent=place.traceparent) as whole,
-    ):
+    spec = PrepareSpec.parse(rank.environment.read_spec())
+    with traced(rank.environment, "prepare-batch", "batch.prepare") as whole:
         digest = prepare(rank.store, spec)
         whole.set("lepton.plan", digest)
     rank.reporter.artifact(ARTIFACT, digest)

@@ -20,6 +20,7 @@ from services.inference.batch.documents import Plan, ShardReport, manifest
 from services.inference.batch.reports import Reports, clear
 from services.inference.batch.states import ENDED, NEXT, area, move, observe, planned
 from services.inference.batch.store import BATCH_PREDICTIONS, batch_predictions, name_of
+from services.inference.conversions import Conversions
 from services.inference.registry import Registry
 
 log = logger(__name__)
@@ -27,7 +28,7 @@ _LOOK_S: Final = 0.5
 """How often the shards' reports are looked for while they run."""
 _OVER: Final = frozenset({Workload.SUCCEEDED, Workload.FAILED, Workload.CANCELLED})
 _STOPS: Final = frozenset({BatchPrediction.CANCELLING, BatchPrediction.DELETING})
-_FATAL: Final = frozenset({"VERSION_NOT_FOUND", "ARTIFACT_NOT_FOUND", "MODEL_NOT_FOUND"})
+_FATAL: Final = frozenset({"VERSION_NOT_FOUND", "ARTIFACT_NOT_FOUND", "MODEL_NOT_FOUND", "COMPLIANCE_VIOLATION"})
 
 
 class Workloads(WorkloadFeed, Protocol):
@@ -56,10 +57,10 @@ class BatchReconciler:
         workloads: Workloads,
         registry: Registry,
         artifacts: ArtifactStore,
-        prepare_pools: tuple[str, ...] = (),
+        conversions: Conversions | None = None,
     ) -> None:
         self._workloads, self._registry, self._artifacts = workloads, registry, artifacts
-        self._prepare_pools = prepare_pools
+        self._conversions = conversions or Conversions(registry)
         self._batches = batch_predictions(kv)
         self._reports: dict[str, Reports] = {}
         self._controller = Controller(
@@ -92,7 +93,7 @@ class BatchReconciler:
                 await self._run(batch, guard)
         except InvalidArgument as error:
             await self._end(batch, BatchPrediction.FAILED, str(error), guard)  # the next time it would be the same
-        except NotFound as error:
+        except (NotFound, FailedPrecondition) as error:
             if error.reason not in _FATAL:
                 raise
             await self._end(batch, BatchPrediction.FAILED, str(error), guard)
@@ -103,7 +104,7 @@ class BatchReconciler:
         if workload is None:
             version = await self._registry.get_version(batch.model_version)
             size = await self._artifacts.size(name.project, batch.input.artifact)
-            request = states.prepare_request(batch, version.package, size, self._prepare_pools)
+            request = states.prepare_request(batch, version.package, size, await self._conversions.of_batch(batch))
             workload = await self._create(batch, request, "inference.plan_batch")
         if workload is None:
             await self._end(batch, BatchPrediction.FAILED, "the workload of its preparation was deleted", guard)

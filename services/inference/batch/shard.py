@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import onnxruntime
@@ -76,9 +77,10 @@ def main() -> int:
         return 2
     above = parse(place.get("TRACEPARENT", ""))
     endpoint = place.get("OTEL_EXPORTER_OTLP_ENDPOINT", "") if above is not None and above.is_sampled else ""
+    certificate = place.get("OTEL_EXPORTER_OTLP_CERTIFICATE", "")
     try:
         with (
-            tracing("batch-shard", otlp_endpoint=endpoint, attributes={}),
+            tracing("batch-shard", otlp_endpoint=endpoint, otlp_certificate=Path(certificate) if certificate else None),
             span("batch.shard", parent=place.get("TRACEPARENT", "")) as whole,
         ):
             whole.set("lepton.shard", index)

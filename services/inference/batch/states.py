@@ -1,7 +1,6 @@
 """What a batch prediction asks of the scheduler, and where it stands by what was heard of that; pure."""
 
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -14,6 +13,7 @@ from lepton.scheduler.v1.resources_pb2 import Resources
 from lepton.scheduler.v1.scheduler_service_pb2 import CreateWorkloadRequest
 from lepton.scheduler.v1.workload_pb2 import SliceGroup, TaskArray, Workload
 from services.inference.batch.documents import Plan, ShardReport
+from services.inference.workload_creation import creation
 
 PREPARE_MODULE: Final = "services.inference.batch.prepare"
 SHARD_MODULE: Final = "services.inference.batch.shard"
@@ -81,7 +81,7 @@ def prepare_request(
         resources=Resources(cpu_milli=500, memory_bytes=_PREPARE_MEMORY_BYTES + 3 * dataset_bytes),
         program=Program(torch=TorchProgram(module=PREPARE_MODULE, spec_json=json.dumps(spec, sort_keys=True))),
     )
-    return _create(name, _workload(batch, group, batch.pools or pools, _PREPARE_RESTARTS))
+    return creation(name, _workload(batch, group, pools, _PREPARE_RESTARTS))
 
 
 def run_request(batch: BatchPrediction, plan: Plan) -> CreateWorkloadRequest:
@@ -101,7 +101,7 @@ def run_request(batch: BatchPrediction, plan: Plan) -> CreateWorkloadRequest:
     retries = DEFAULT_RETRIES if batch.max_retries == 0 else max(batch.max_retries, 0)
     workload = _workload(batch, group, batch.pools, retries)
     workload.array.CopyFrom(TaskArray(task_count=len(plan.shards)))
-    return _create(run_name(batch), workload)
+    return creation(run_name(batch), workload)
 
 
 def planned(workload: Workload) -> str:
@@ -174,11 +174,3 @@ def _workload(batch: BatchPrediction, group: SliceGroup, pools: Sequence[str], r
 def _workload_name(batch: BatchPrediction, purpose: str) -> WorkloadName:
     name = BatchPredictionName.parse(batch.name)
     return WorkloadName(name.project, f"{purpose}-{name.batch_prediction[:46].rstrip('-')}-{batch.uid[:8]}")
-
-
-def _create(name: WorkloadName, workload: Workload) -> CreateWorkloadRequest:
-    # Derived from the name, which holds the uid: a leader that repeats it creates nothing twice.
-    request_id = str(uuid.uuid5(uuid.NAMESPACE_URL, str(name)))
-    return CreateWorkloadRequest(
-        parent=str(name.parent), workload_id=name.workload, workload=workload, request_id=request_id
-    )

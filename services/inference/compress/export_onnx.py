@@ -25,8 +25,9 @@ from lepton.errors import FailedPrecondition, InvalidArgument
 from lepton.golden import tolerances
 from lepton.models import ModelPackage
 from lepton.models.package import GOLDEN, ONNX, PT2, WEIGHTS
-from lepton.tracing import parse, span, tracing
+from lepton.tracing import span
 from lepton.train import session
+from lepton.train.traced import traced
 
 ARTIFACT: Final = "onnx"
 OPSET: Final = 20
@@ -125,16 +126,8 @@ def prove(onnx: bytes, package: ModelPackage, golden: bytes) -> None:
 def main() -> int:
     """Runs one export to its end."""
     rank = session()
-    place = rank.environment
-    if place.spec is None:
-        raise FailedPrecondition("RANK_ENVIRONMENT_INVALID", variable="LEPTON_SPEC", value="")
-    spec = ExportSpec.parse(place.spec.read_bytes())
-    above = parse(place.traceparent)
-    is_sampled = above is not None and above.is_sampled
-    with (
-        tracing("export", otlp_endpoint=place.otlp_endpoint if is_sampled else "", attributes={}),
-        span("export", parent=place.traceparent) as whole,
-    ):
+    spec = ExportSpec.parse(rank.environment.read_spec())
+    with traced(rank.environment, "export", "export") as whole:
         digest = export(rank.store, spec)
         whole.set("lepton.onnx", digest)
     rank.reporter.artifact(ARTIFACT, digest)

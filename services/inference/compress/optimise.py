@@ -24,8 +24,9 @@ from lepton.errors import FailedPrecondition, InvalidArgument
 from lepton.golden import TOLERANCES, Array
 from lepton.models import ModelPackage
 from lepton.models.package import ENGINES, FACTS, GOLDEN, ONNX, PT2, WEIGHTS
-from lepton.tracing import parse, span, tracing
+from lepton.tracing import span
 from lepton.train import session
+from lepton.train.traced import traced
 from services.inference.compress import onnx_files
 from services.inference.compress.export_onnx import ExportSpec, export
 from services.inference.compress.figures import Figures, Report
@@ -231,10 +232,7 @@ def _alone(original: Original, inputs: dict[str, Array], run: Run) -> list[Array
 def main() -> int:
     """Makes one variant to its end."""
     rank = session()
-    place = rank.environment
-    if place.spec is None:
-        raise FailedPrecondition("RANK_ENVIRONMENT_INVALID", variable="LEPTON_SPEC", value="")
-    spec = Spec.parse(place.spec.read_bytes())
+    spec = Spec.parse(rank.environment.read_spec())
     torch.set_num_threads(1)
     told: tuple[float, str] = (0.0, "")
 
@@ -246,12 +244,8 @@ def main() -> int:
             told = (now, phase)
             rank.reporter.state(f"{100 * done:.0f}% {phase}")
 
-    above = parse(place.traceparent)
-    is_sampled = above is not None and above.is_sampled
-    with (
-        tracing("optimise", otlp_endpoint=place.otlp_endpoint if is_sampled else "", attributes={}),
-        span("optimise", parent=place.traceparent, variant=spec.variant) as whole,
-    ):
+    with traced(rank.environment, "optimise", "optimise") as whole:
+        whole.set("variant", spec.variant)
         report = optimise(rank.store, spec, tell)
         whole.set("lepton.package", report.package)
         rank.reporter.artifact(REPORT, rank.store.put_bytes(spec.project, report.render()))

@@ -1,10 +1,11 @@
 """Owns who may call which models at the gateway: the access policy, made into the data of its decision."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from chassis.access import ORGANISATION, Binding, PolicySnapshot
+from chassis.access import ORGANISATION, PolicySnapshot
+from chassis.conditions import NO_ATTRIBUTES
 from chassis.permissions import Permissions
 from lepton.errors import LeptonError, PermissionDenied, Unauthenticated
 
@@ -60,9 +61,9 @@ def standing(rules: CallRules, caller: Caller, above: str = "") -> LeptonError |
     return None
 
 
-def call_rules(snapshot: PolicySnapshot) -> CallRules:
-    """The part of a policy that the gateway decides by."""
-    grants, known = _scopes(snapshot.bindings, snapshot.roles)
+def call_rules(snapshot: PolicySnapshot, minute: int) -> CallRules:
+    """The part of a policy that the gateway decides by, in a minute (since 1970, UTC): Envoy itself knows no hours."""
+    grants, known = _scopes(snapshot, minute)
     return CallRules(
         grants=grants,
         known=known,
@@ -72,21 +73,35 @@ def call_rules(snapshot: PolicySnapshot) -> CallRules:
     )
 
 
-def _scopes(
-    bindings: Iterable[Binding], roles: Mapping[str, frozenset[str]]
-) -> tuple[Mapping[str, frozenset[str]], Mapping[str, frozenset[str]]]:
+def next_change(snapshot: PolicySnapshot, minute: int) -> int | None:
+    """The next minute at which the rules may be others by the hours of a grant; None where no hours matter."""
+    roles = _predicting(snapshot)
+    windows = {
+        window
+        for binding in snapshot.bindings
+        if binding.role in roles and binding.condition is not None and _scope(binding.scope)
+        for window in binding.condition.windows
+    }
+    return min((window.next_change(minute) for window in windows), default=None)
+
+
+def _scopes(snapshot: PolicySnapshot, minute: int) -> tuple[Mapping[str, frozenset[str]], Mapping[str, frozenset[str]]]:
     """By principal: where it may predict, and where it has roles that do not let it."""
-    predicting = {role for role, patterns in roles.items() if Permissions(patterns).grants(PREDICTS)}
+    predicting = _predicting(snapshot)
     grants: dict[str, set[str]] = {}
     known: dict[str, set[str]] = {}
-    for binding in bindings:
+    for binding in snapshot.bindings:
         if not (scope := _scope(binding.scope)):
             continue
-        # Envoy knows no hours: a grant that is for hours only gives no predictions, rather than always.
-        has_hours = binding.condition is not None and bool(binding.condition.windows)
-        held = grants if binding.role in predicting and not has_hours else known
+        # A call names no pool and no priority: of its conditions only the hours concern it.
+        is_open = binding.condition is None or not binding.condition.unmet(NO_ATTRIBUTES, minute)
+        held = grants if binding.role in predicting and is_open else known
         held.setdefault(binding.principal, set()).add(scope)
     return _frozen(grants), _frozen(known)
+
+
+def _predicting(snapshot: PolicySnapshot) -> frozenset[str]:
+    return frozenset(role for role, patterns in snapshot.roles.items() if Permissions(patterns).grants(PREDICTS))
 
 
 def _frozen(scopes: Mapping[str, set[str]]) -> Mapping[str, frozenset[str]]:

@@ -16,6 +16,7 @@ from services.inference.envoy.upstream import (
     mutual_tls,
     tell_holder,
     tell_lineage,
+    verified_tls,
 )
 
 ANY = "any-replica"
@@ -44,8 +45,16 @@ def cluster_files(gateway: Gateway, routes: Routes) -> dict[str, Json]:
         route.cluster(target.revision): _revision_cluster(gateway, route, target) for route, target in routes.targets()
     }
     clusters |= {name: _cluster(gateway, name) for name in groups if name not in clusters}
+    clusters[STREAMS] = _without_limits(clusters[STREAMS])
     files["cds.json"] = {"resources": [clusters[name] for name in sorted(clusters)]}
     return files
+
+
+def _without_limits(cluster: Json) -> Json:
+    """A cluster whose only endpoint is tried again and again, for as many as ask: it is never ejected."""
+    unlimited = dict.fromkeys(("max_pending_requests", "max_requests", "max_retries"), 0xFFFFFFFF)
+    kept = {key: value for key, value in cluster.items() if key != "outlier_detection"}
+    return {**kept, "circuit_breakers": {"thresholds": [{"max_connections": 1024, **unlimited}]}}
 
 
 def _revision_cluster(gateway: Gateway, route: Route, target: Target) -> Json:
@@ -69,13 +78,15 @@ def _priorities(route: Route, target: Target) -> list[tuple[Endpoint, ...]]:
     return [target.endpoints, (route.holder,)] if route.holder else [target.endpoints]
 
 
-def collector_cluster(collector: Endpoint) -> Json:
+def collector_cluster(gateway: Gateway, collector: Endpoint) -> Json:
+    """Where the gateway's own spans go."""
     return {
         "name": COLLECTOR,
         "type": "STRICT_DNS",
         "connect_timeout": "1s",
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _http2()},
         "load_assignment": _endpoints(COLLECTOR, [(collector,)]),
+        **(verified_tls(gateway, collector.name, gateway.collector_roots) if collector.name else {}),
     }
 
 

@@ -9,9 +9,12 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from services.inference.envoy.clusters import cluster_files, collector_cluster
-from services.inference.envoy.listener import DESCRIPTORS, certificate, discovered_filters, listener, roots, route_table
+from services.inference.envoy.filters import DESCRIPTORS, discovered_filters
+from services.inference.envoy.listener import listener
 from services.inference.envoy.rejections import versioned
+from services.inference.envoy.route_table import route_table
 from services.inference.envoy.routes import Gateway, Routes
+from services.inference.envoy.secrets import certificate, roots
 from services.inference.envoy.upstream import TYPE, Json, file_source
 
 _ADDITION = ("cds.json", "rds.json", "lds.json", "bootstrap.json")
@@ -73,6 +76,7 @@ def command(envoy: Path, gateway: Gateway, *, concurrency: int = 2) -> list[str]
 
 
 def _bootstrap(gateway: Gateway) -> Json:
+    clusters = [collector_cluster(gateway, gateway.collector)] if gateway.collector else []
     bootstrap: Json = {
         # Histograms are merged when somebody asks: who watches a rollout sees the last second, not the last interval.
         "stats_flush_on_admin": True,
@@ -83,7 +87,7 @@ def _bootstrap(gateway: Gateway) -> Json:
             "lds_config": file_source(gateway.directory / "lds.json"),
             "cds_config": file_source(gateway.directory / "cds.json"),
         },
-        "static_resources": {"clusters": [collector_cluster(gateway.collector)] if gateway.collector else []},
+        "static_resources": {"clusters": clusters},
     }
     return bootstrap
 

@@ -3,16 +3,20 @@
 import base64
 from typing import Any, Final
 
+from grpc import StatusCode
+
 from lepton.errors import (
     DeadlineExceeded,
     InvalidArgument,
     LeptonError,
     NotFound,
+    PermissionDenied,
     ResourceExhausted,
     Unauthenticated,
     Unavailable,
     Unimplemented,
 )
+from services.inference.envoy.access import PREDICTS
 
 Json = dict[str, Any]
 
@@ -45,7 +49,11 @@ def local_replies() -> Json:
             _mapper(_flags("UH"), Unavailable("NO_REPLICA", retry_after_s=1.0)),
             _mapper(_flags("UF", "UC", "UR", "URX"), Unavailable("REPLICA_LOST", retry_after_s=0.5)),
             _mapper(_flags("NC"), NotFound("MODEL_NOT_SERVED", model="the one that the request names")),
-            _mapper(_detail("stream_cut{TOKEN_REVOKED}"), Unauthenticated("TOKEN_REVOKED")),
+            _mapper(_stream_cut(Unauthenticated.code), Unauthenticated("TOKEN_REVOKED")),
+            _mapper(
+                _stream_cut(PermissionDenied.code),
+                PermissionDenied("PERMISSION_DENIED", permission=PREDICTS, resource="the model of the stream"),
+            ),
             _mapper(_detail("max_duration_timeout"), DeadlineExceeded("DEADLINE_EXCEEDED")),
             _mapper(_detail("upstream_max_stream_duration_reached"), DeadlineExceeded("DEADLINE_EXCEEDED")),
         ]
@@ -83,6 +91,11 @@ def _flags(*flags: str) -> Json:
 
 def _detail(detail: str) -> Json:
     return _expression(f"response.code_details == '{detail}'")
+
+
+def _stream_cut(code: StatusCode) -> Json:
+    """What the service beside Envoy has said of an open stream; its own words are part of the detail."""
+    return _expression(f"response.code_details.startsWith('ext_proc_error_gRPC_error_{code.value[0]}{{')")
 
 
 def _expression(expression: str) -> Json:

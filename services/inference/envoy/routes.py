@@ -188,7 +188,9 @@ class Gateway:
     admin_port: int = 0
     """Loopback only. Port 0 is chosen by the kernel; `EnvoyAdmin` tells which."""
     collector: Endpoint | None = None
-    """OTLP over gRPC, plaintext."""
+    """OTLP over gRPC: over TLS, where its certificate must be for `name`; without a name, plaintext."""
+    collector_roots: Path | None = None
+    """PEM file of the authorities that this certificate may be of; None = `roots`."""
     sampling: float = 0.01
     """Share of the calls without a `traceparent` that are traced; with one, its flag decides."""
     max_message_bytes: int = 64 << 20
@@ -198,7 +200,7 @@ class Gateway:
     streams: Endpoint | None = None
     """Who is told of every stream that opens, and may end it."""
     holder_key: str = ""
-    """Proves to the holder of calls that they have come through this gateway; a secret of the service's process."""
+    """Proves to the holder of calls that they have come through this gateway; a secret of the service and its Envoy."""
 
     @property
     def access_log(self) -> Path:

@@ -1,5 +1,6 @@
 """Owns how Envoy speaks to who answers: TLS, what its endpoint is told, and what is told of it to the caller."""
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,40 @@ def mutual_tls(gateway: Gateway) -> Json:
             }
         ],
     }
+
+
+def verified_tls(gateway: Gateway, name: str, roots: Path | None) -> Json:
+    """TLS to who proves this host name or IP address to us, and asks us for nothing; roots None = the mesh's."""
+    kind = "DNS" if _address(name) is None else "IP_ADDRESS"
+    expected: Json = {"match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": name}}]}
+    of_mesh = {"name": ROOTS, "sds_config": file_source(gateway.directory / "sds_roots.json")}
+    validation: Json = (
+        {"validation_context": {**expected, "trusted_ca": {"filename": str(roots)}}}
+        if roots is not None
+        else {
+            "combined_validation_context": {
+                "default_validation_context": expected,
+                "validation_context_sds_secret_config": of_mesh,
+            }
+        }
+    )
+    context = {
+        "@type": TYPE + "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": {
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
+            "alpn_protocols": ["h2"],
+            **validation,
+        },
+        **({"sni": name} if kind == "DNS" else {}),
+    }
+    return {"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context}}
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None
 
 
 def file_source(path: Path) -> Json:

@@ -16,6 +16,7 @@ from lepton.scheduler.v1.scheduler_service_pb2 import CreateWorkloadRequest
 from lepton.scheduler.v1.workload_pb2 import Workload
 from services.inference.compress.figures import Report
 from services.inference.compress.selection import Rule
+from services.inference.conversions import Conversions
 from services.inference.optimizations.keys import OPTIMIZATIONS, optimization_name_of, optimizations
 from services.inference.optimizations.progress import ENDED, OVER, conclude, observe, rule_of, take
 from services.inference.optimizations.workloads import reported, workload_name, workload_request
@@ -49,9 +50,9 @@ class OptimizationReconciler:
         election: Election,
         workloads: Workloads,
         artifacts: ArtifactStore,
-        export_pools: tuple[str, ...] = (),
+        conversions: Conversions,
     ) -> None:
-        self._workloads, self._artifacts, self._export_pools = workloads, artifacts, export_pools
+        self._workloads, self._artifacts, self._conversions = workloads, artifacts, conversions
         self._optimizations = optimizations(kv)
         self._controller = Controller(
             kv,
@@ -84,10 +85,17 @@ class OptimizationReconciler:
         if is_stopping:
             await self._sweep(optimization.name, are_kept=True)
         seen: dict[str, tuple[Workload | None, Report | None]] = {}
+        refused: dict[str, str] = {}
         for variant in optimization.variant_states:
             if variant.state not in OVER:
-                workload = await self._workload(optimization, variant, is_stopping)
-                seen[variant.variant] = workload, await self._report(optimization, workload)
+                try:
+                    workload = await self._workload(optimization, variant, is_stopping)
+                except FailedPrecondition as error:
+                    if error.reason != "COMPLIANCE_VIOLATION":
+                        raise
+                    refused[variant.variant] = str(error)
+                else:
+                    seen[variant.variant] = workload, await self._report(optimization, workload)
         stamp = now()
 
         def advance(current: Optimization) -> None:
@@ -97,6 +105,8 @@ class OptimizationReconciler:
             for variant in current.variant_states:
                 if variant.variant in seen and variant.state not in OVER:
                     _look(variant, *seen[variant.variant], rule, is_stopping=is_stopping)
+                elif variant.variant in refused and variant.state not in OVER:
+                    variant.state, variant.message = OptimizationVariant.FAILED, refused[variant.variant]
             conclude(current, stamp)
 
         name = OptimizationName.parse(optimization.name)
@@ -111,7 +121,7 @@ class OptimizationReconciler:
         if known is not None or is_stopping:
             return known
         # A leader before us may have created it and died: the same request_id gets the same workload.
-        request = workload_request(optimization, variant.variant, self._export_pools)
+        request = workload_request(optimization, variant.variant, await self._conversions.of_optimization(optimization))
         with span("inference.optimize", parent=optimization.trace_context, variant=variant.variant):
             workload = await self._workloads.create(request)
         return None if workload is None else self._controller.remember(workload)

@@ -6,6 +6,7 @@ from typing import Final
 
 from chassis.artifacts import ArtifactStore
 from chassis.callers import creator
+from chassis.compliance import asked_by
 from chassis.holdings import Limits, Unlimited
 from chassis.kv import KV, Put, absent, present
 from chassis.requests import Claim, Requests
@@ -18,6 +19,7 @@ from lepton.models import ModelPackage
 from lepton.models.package import WEIGHTS
 from lepton.names import ModelName, OptimizationName, PoolName, QueueName, VersionName
 from services.inference.compress.variants import chosen, unsuitable
+from services.inference.conversions import Conversions
 from services.inference.counting import devices_of
 from services.inference.optimizations.keys import optimizations
 from services.inference.optimizations.progress import ENDED
@@ -31,14 +33,22 @@ DEFAULT_DROP: Final = 0.005
 class Searches:
     """Creates, stops and deletes optimisations."""
 
-    def __init__(self, kv: KV, registry: Registry, artifacts: ArtifactStore, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        kv: KV,
+        registry: Registry,
+        artifacts: ArtifactStore,
+        limits: Limits | None = None,
+        conversions: Conversions | None = None,
+    ) -> None:
         self._limits = limits or Unlimited()
+        self._conversions = conversions or Conversions(registry)
         self._registry, self._artifacts = registry, artifacts
         self._optimizations = optimizations(kv)
         self._requests = Requests(kv, REQUESTS)
 
     async def create(self, request: pb.CreateOptimizationRequest) -> Optimization:
-        """A new search. Raises AlreadyExists, NotFound (the version), InvalidArgument."""
+        """A new search. Raises AlreadyExists, NotFound (the version), InvalidArgument, FailedPrecondition."""
         return await self._requests.once(request, Optimization, lambda claim: self._create(request, claim))
 
     async def _create(self, request: pb.CreateOptimizationRequest, claim: Claim) -> Optimization | None:
@@ -60,6 +70,7 @@ class Searches:
             await self._check_dataset(model.project, given.dataset)
         optimization = _new(name, version.name, version.package, given)
         optimization.variant_states.extend(_variants(given, package))
+        await self._conversions.admit(optimization, asked_by())
         optimization.creator = creator()
         guard = [present(model_key(model)), present(version_key(pinned)), absent(quarantined_key(pinned))]
         beside = Put(served_key(model), b"")  # whoever deletes the version meanwhile looks again

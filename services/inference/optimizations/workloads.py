@@ -29,7 +29,7 @@ def workload_name(optimization: Optimization, variant: str) -> WorkloadName:
     return WorkloadName(name.project, f"opt-{short}-{variant}")
 
 
-def workload_request(optimization: Optimization, variant: str, export_pools: tuple[str, ...]) -> CreateWorkloadRequest:
+def workload_request(optimization: Optimization, variant: str, pools: tuple[str, ...]) -> CreateWorkloadRequest:
     """Asks for a variant; a repeat asks for the same one, and creates nothing twice."""
     name = workload_name(optimization, variant)
     spec = {
@@ -60,7 +60,7 @@ def workload_request(optimization: Optimization, variant: str, export_pools: tup
         owner=optimization.name,
         kind=Workload.BATCH,
         priority=optimization.priority,
-        pools=optimization.pools or export_pools,
+        pools=pools,
         groups=[group],
         max_restarts=_RESTARTS,
         trace_context=optimization.trace_context,

@@ -16,13 +16,14 @@ from google.protobuf.message import DecodeError
 from safetensors.numpy import load, save
 
 from lepton.artifacts import ArtifactStore, parse_digest
-from lepton.errors import FailedPrecondition, InvalidArgument
+from lepton.errors import InvalidArgument
 from lepton.golden import TOLERANCES, pack_texts, tolerances
 from lepton.inference.v1.pipeline_pb2 import Pipeline
 from lepton.models import ModelPackage
 from lepton.models.package import GOLDEN, ONNX
-from lepton.tracing import parse, span, tracing
+from lepton.tracing import span
 from lepton.train import session
+from lepton.train.traced import traced
 from services.inference.compress.export_onnx import ExportSpec, export
 from services.inference.pipelines.layout import Layout
 from services.inference.pipelines.prepared import Prepared, PreparedStep
@@ -122,16 +123,8 @@ def _golden(tensors: Mapping[str, Array], off: Mapping[str, float]) -> bytes:
 def main() -> int:
     """Prepares one pipeline."""
     rank = session()
-    place = rank.environment
-    if place.spec is None:
-        raise FailedPrecondition("RANK_ENVIRONMENT_INVALID", variable="LEPTON_SPEC", value="")
-    spec = PrepareSpec.parse(place.spec.read_bytes())
-    above = parse(place.traceparent)
-    is_sampled = above is not None and above.is_sampled
-    with (
-        tracing("prepare-pipeline", otlp_endpoint=place.otlp_endpoint if is_sampled else "", attributes={}),
-        span("pipeline.prepare", parent=place.traceparent) as whole,
-    ):
+    spec = PrepareSpec.parse(rank.environment.read_spec())
+    with traced(rank.environment, "prepare-pipeline", "pipeline.prepare") as whole:
         digest = prepare(rank.store, spec)
         whole.set("lepton.pipeline", digest)
     rank.reporter.artifact(ARTIFACT, digest)

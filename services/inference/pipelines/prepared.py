@@ -9,11 +9,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from lepton.artifacts import parse_digest
 from lepton.errors import InvalidArgument
-from lepton.models import Signature, Tensor
+from lepton.models import Signature
 
 FORMAT: Final = "lepton.pipeline/1"
 
@@ -47,7 +47,7 @@ class Prepared:
             if document["format"] != FORMAT:
                 raise ValueError(f"its format is {document['format']!r}, not {FORMAT!r}")
             return cls(
-                signature=_signature(document["signature"]),
+                signature=Signature.from_json(document["signature"]),
                 golden=parse_digest(document["golden"]),
                 steps=tuple(
                     PreparedStep(
@@ -55,7 +55,7 @@ class Prepared:
                         onnx=parse_digest(step["onnx"]),
                         golden=parse_digest(step["golden"]),
                         package=step["package"],
-                        signature=_signature(step["signature"]),
+                        signature=Signature.from_json(step["signature"]),
                         inputs=step["inputs"],
                         outputs=step["outputs"],
                     )
@@ -73,25 +73,11 @@ class Prepared:
                 "onnx": step.onnx,
                 "golden": step.golden,
                 "package": step.package,
-                "signature": _document(step.signature),
+                "signature": step.signature.to_json(),
                 "inputs": dict(step.inputs),
                 "outputs": dict(step.outputs),
             }
             for step in self.steps
         ]
-        document = {"format": FORMAT, "signature": _document(self.signature), "golden": self.golden, "steps": steps}
+        document = {"format": FORMAT, "signature": self.signature.to_json(), "golden": self.golden, "steps": steps}
         return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _signature(document: Mapping[str, Any]) -> Signature:
-    return Signature(
-        inputs=tuple(map(Tensor.from_json, document["inputs"])),
-        outputs=tuple(map(Tensor.from_json, document["outputs"])),
-    )
-
-
-def _document(signature: Signature) -> dict[str, Any]:
-    return {
-        "inputs": [tensor.to_json() for tensor in signature.inputs],
-        "outputs": [tensor.to_json() for tensor in signature.outputs],
-    }

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from services.scheduler.snapshot import Quota, Workload
+from services.scheduler.queue_values import Quota
+from services.scheduler.snapshot import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from typing import Final
 
 from services.scheduler.planner.holdings import holdings
 from services.scheduler.planner.quota import Quotas, project_of, queue_of
+from services.scheduler.planner.reasons import allowed_pools
 from services.scheduler.planner.use import least_use
 from services.scheduler.snapshot import Demand, Effect, Node, Reason, Snapshot, Taint, Workload
 
@@ -40,16 +41,9 @@ def gaps(snapshot: Snapshot, workload: Workload) -> tuple[Gap, ...]:
     if workload.reason in OF_QUOTAS:
         found += _quotas(snapshot, workload)
     if workload.reason in OF_MACHINES:
-        for pool in pools_of(snapshot, workload):
+        for pool in allowed_pools(workload, snapshot):
             found += _pool(snapshot, workload, pool)
     return tuple(found)
-
-
-def pools_of(snapshot: Snapshot, workload: Workload) -> tuple[str, ...]:
-    """The pools that it may run in and that exist, most preferred first."""
-    if not workload.pools:
-        return tuple(sorted(snapshot.pools))
-    return tuple(pool for pool in workload.pools if pool in snapshot.pools)
 
 
 def is_usable(node: Node, workload: Workload) -> bool:
@@ -114,7 +108,7 @@ def _quotas(snapshot: Snapshot, workload: Workload) -> list[Gap]:
     quotas = Quotas.of(snapshot)
     quotas.release(workload.name)
     queue, project = queue_of(workload, snapshot), project_of(workload.name)
-    fits = [quotas.fit(queue, project, least_use(workload, pool)) for pool in pools_of(snapshot, workload)]
+    fits = [quotas.fit(queue, project, least_use(workload, pool)) for pool in allowed_pools(workload, snapshot)]
     best = min(fits, key=lambda each: (each.kind, len(each.gaps)), default=None)
     return [
         Gap(queue=each.queue, pool=each.pool, resource=each.resource, needed=each.needed, available=each.available)

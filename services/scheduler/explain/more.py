@@ -5,10 +5,12 @@ from dataclasses import replace
 from typing import Final
 
 from services.scheduler.explain.changes import AddNodes, Change, SetFloatingResource, SetQuota
-from services.scheduler.explain.gaps import RESOURCES, amount, held, pools_of
+from services.scheduler.explain.gaps import RESOURCES, amount, held
 from services.scheduler.explain.trial import Trial, smallest
 from services.scheduler.planner.quota import queue_of
-from services.scheduler.snapshot import Demand, Node, Queue, Quota, Workload
+from services.scheduler.planner.reasons import allowed_pools
+from services.scheduler.queue_values import Queue, Quota
+from services.scheduler.snapshot import Demand, Node, Workload
 
 MAX_NODES: Final = 10_000  # what the proto allows
 MAX_KINDS: Final = 16  # of nodes that are tried
@@ -23,7 +25,7 @@ def quotas(trial: Trial) -> Iterator[tuple[Queue, Quota]]:
     """The quotas that can limit it, of its own queue first."""
     workload, snapshot = trial.workload, trial.snapshot
     queue, seen = snapshot.queues.get(queue_of(workload, snapshot)), set[str]()
-    pools = {"", *pools_of(snapshot, workload)}
+    pools = {"", *allowed_pools(workload, snapshot)}
     while queue is not None and queue.name not in seen:
         seen.add(queue.name)
         for quota in queue.quotas:
@@ -94,7 +96,7 @@ def limits(trial: Trial) -> tuple[int, int]:
 def kinds(trial: Trial, workload: Workload) -> list[Node]:
     """One node, the first by name, of each kind that could hold a slice if it were empty; where most is free, first."""
     snapshot = trial.snapshot
-    pools = set(pools_of(snapshot, workload))
+    pools = set(allowed_pools(workload, snapshot))
     used = held(snapshot, snapshot.assignments)
     found: dict[object, list[Node]] = {}
     for name in sorted(snapshot.nodes):

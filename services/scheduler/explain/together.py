@@ -23,7 +23,8 @@ from services.scheduler.explain.changes import (
 from services.scheduler.explain.gaps import RESOURCES
 from services.scheduler.explain.given_up import any_model, step_of, with_amounts, with_count
 from services.scheduler.explain.trial import Trial, smallest
-from services.scheduler.snapshot import Group, Node, Queue, Quota, Toleration, Workload
+from services.scheduler.queue_values import Queue, Quota
+from services.scheduler.snapshot import Group, Node, Toleration, Workload
 
 _PASSES: Final = 3  # over all dials; turning one back may let another be turned back further
 

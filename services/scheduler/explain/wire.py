@@ -8,7 +8,8 @@ from lepton.errors import InvalidArgument
 from lepton.names import FloatingResourceName, NodeName, ProjectName, QueueName, WorkloadName
 from lepton.scheduler.v1 import planning_service_pb2 as pb
 from lepton.scheduler.v1 import queue_pb2, workload_pb2
-from services.scheduler import convert
+from services.scheduler.convert.queues import queue_of
+from services.scheduler.convert.workloads import workload_of
 from services.scheduler.explain.changes import (
     AddNodes,
     Change,
@@ -23,7 +24,8 @@ from services.scheduler.explain.changes import (
 from services.scheduler.explain.explanation import Explanation
 from services.scheduler.explain.gaps import Gap
 from services.scheduler.explain.what_if import Outcome
-from services.scheduler.snapshot import Demand, Quota, Workload
+from services.scheduler.queue_values import Quota
+from services.scheduler.snapshot import Demand, Workload
 from services.scheduler.wishes import check_wishes
 
 EVERYWHERE: Final = "projects/-"
@@ -67,7 +69,7 @@ def _wished(proto: workload_pb2.Workload, parent: str, now_ns: int) -> Workload:
     project = "projects/what-if" if parent == EVERYWHERE else parent
     wished.name = _within(parent, wished.name or f"{project}/workloads/{_NEW}")
     wished.create_time.FromNanoseconds(now_ns)
-    return convert.workload_of(wished)
+    return workload_of(wished)
 
 
 def _within(parent: str, workload: str) -> str:
@@ -171,7 +173,7 @@ def _write_demand(demand: Demand, group: workload_pb2.SliceGroup) -> None:
 
 
 def _quota_of(quota: queue_pb2.Quota) -> Quota:
-    return convert.queue_of(queue_pb2.Queue(quotas=[quota])).quotas[0]
+    return queue_of(queue_pb2.Queue(quotas=[quota])).quotas[0]
 
 
 def _quota_to_proto(quota: Quota) -> queue_pb2.Quota:

@@ -1,28 +1,28 @@
 """Letting a workload in: past the gates, within its quota, into a pool; if there is no room, by making some."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from services.scheduler.planner.ask import Ask, Spot, Want
+from services.scheduler.planner.asks import affordable, asks_of, draft_of, for_tasks, turn
 from services.scheduler.planner.avoidance import attempts, place
 from services.scheduler.planner.backfill import Backfill
-from services.scheduler.planner.books import Books, ask_of, running
-from services.scheduler.planner.decision import Placement, Revocation
+from services.scheduler.planner.books import Books, ask_of
+from services.scheduler.planner.decision import Placement
 from services.scheduler.planner.evicting import evict, waiting_words
 from services.scheduler.planner.gates import Refusal, floating_gap, held_back, put_off, quota_words, unanswered
-from services.scheduler.planner.need import Need
 from services.scheduler.planner.placing import placement_of
 from services.scheduler.planner.preemption import Claim, Eviction, Preemption
 from services.scheduler.planner.quota import Fit, QuotaFit, project_of
 from services.scheduler.planner.reasons import allowed_pools, explain, no_pool
+from services.scheduler.planner.repairing import repair
 from services.scheduler.planner.tasks import TaskDraft
-from services.scheduler.planner.use import Use, held_by, least_use, use_of
-from services.scheduler.planner.verdict import GRACE_S, REPLACED, Verdict
-from services.scheduler.snapshot import Assignment, Group, Reason, Reservation, State, Workload
+from services.scheduler.planner.use import held_by, least_use, use_of_ask, use_of_spots
+from services.scheduler.planner.verdict import Verdict
+from services.scheduler.snapshot import Reason, Reservation, State, Workload
 
 MAX_EVICTIONS: Final = 16  # workloads for which others are stopped, in one cycle
-TURN: Final = 0.01  # of the fleet, what an array's tasks may take before others of the queues have their turn
 TOGETHER: Final = 64  # tasks of an array for which others are stopped at once
 _HOPELESS: Final = frozenset({Reason.NO_MATCHING_POOL, Reason.EXCEEDS_MAX_QUOTA})
 
@@ -50,7 +50,7 @@ class Admission:
         if verdict is not None and verdict.tasks is not None and (verdict.tasks.base or verdict.placement):
             return self._more_tasks(workload, verdict, verdict.tasks)
         if verdict is not None and verdict.need is not None and verdict.need.is_repair:
-            return self._repair(workload, verdict, verdict.need)
+            return repair(self._books, workload, verdict, verdict.need, self.blocked_pools)
         return self._begin(workload)
 
     def has_head(self, workload: Workload) -> bool:
@@ -116,8 +116,8 @@ class Admission:
         if refusal is not None:
             return refusal
         queue, project = books.quotas.queue_of(name), project_of(name)
-        asks = self._asks(workload, pools, reservation)
-        fits = [(books.quotas.fit(queue, project, _use(workload, ask)), ask) for ask in asks]
+        asks = asks_of(books, workload, pools, reservation)
+        fits = [(books.quotas.fit(queue, project, use_of_ask(workload, ask)), ask) for ask in asks]
         if all(fit.kind is Fit.NEVER for fit, _ in fits):
             return Reason.EXCEEDS_MAX_QUOTA, quota_words(fits[0][0].gaps)
         kept = asks[0] if reservation is not None else None  # its own places first, also where they cost borrowing
@@ -135,44 +135,12 @@ class Admission:
             if refusal is not None:
                 return refusal
         for ask, avoided in attempts(open_, workload):
-            spots = place(books.fleet, self._affordable(workload, queue, project, ask), avoided)
+            spots = place(books.fleet, affordable(self._books, workload, queue, project, ask), avoided)
             if spots is not None:
                 return self._start(workload, queue, project, ask, spots)
         if reservation is not None:
             return Reason.WAITING_FOR_PREEMPTED, waiting_words(len(reservation.victims))
         return self._blocked(workload, queue, project, fits, open_)
-
-    def _asks(self, workload: Workload, pools: Sequence[str], reservation: Reservation | None) -> list[Ask]:
-        """What it asks of each pool: the least, and at once the most where its slices must be near to each other."""
-        turn = self._turn(workload) if workload.array is not None else 0
-        wants = [_want(group, workload, turn) for group in workload.groups]
-        asks = [ask_of(workload, pool, wants) for pool in pools]
-        if reservation is None:
-            return asks
-        granted = _counts(reservation)
-        if workload.array is not None:
-            granted = {name: max(1, min(count, self._draft(workload).due())) for name, count in granted.items()}
-        wants = [Want(group=group, least=granted[group.name], most=granted[group.name]) for group in workload.groups]
-        near = dict.fromkeys(each.node for each in reservation.slices)
-        first = [ask_of(workload, reservation.pool, wants, near)]
-        return [*first, *(ask for ask in asks if ask != first[0])]
-
-    def _affordable(self, workload: Workload, queue: str, project: str, ask: Ask) -> Ask:
-        """The same with no more beyond the least than there is quota for."""
-        counts = {want.group.name: want.least for want in ask.wants}
-        wants: list[Want] = []
-        for want in ask.wants:
-            low, high = want.least, want.most
-            while low < high:
-                middle = (low + high + 1) // 2
-                use = use_of(workload, ask.pool, counts | {want.group.name: middle})
-                if self._books.quotas.fit(queue, project, use).kind <= Fit.BORROW:
-                    low = middle
-                else:
-                    high = middle - 1
-            counts[want.group.name] = low
-            wants.append(want if low == want.most else replace(want, most=low))
-        return ask if wants == [*ask.wants] else replace(ask, wants=tuple(wants))
 
     def _ask_checks(self, workload: Workload, queue: str, project: str, has_quota: bool) -> Refusal | None:
         """Two phases: the quota is reserved first, and its checks are READY before it gets a place."""
@@ -217,11 +185,12 @@ class Admission:
     ) -> Refusal | None:
         """It does not fit as things are: it passes a head that waits for later, makes room, or waits itself."""
         for ask in open_:
-            spots = self._backfill.pass_by(workload, self._affordable(workload, queue, project, ask))
+            spots = self._backfill.pass_by(workload, affordable(self._books, workload, queue, project, ask))
             if spots is not None:
                 return self._start(workload, queue, project, ask, spots)
         claims = [
-            Claim(workload=workload, queue=queue, project=project, ask=ask, use=_use(workload, ask)) for _, ask in fits
+            Claim(workload=workload, queue=queue, project=project, ask=ask, use=use_of_ask(workload, ask))
+            for _, ask in fits
         ]
         is_coming = any(self._preemption.is_coming(claim) for claim in claims)
         if self._evictions < MAX_EVICTIONS and not is_coming:
@@ -250,9 +219,9 @@ class Admission:
 
     def _find_evictions(self, workload: Workload, claims: Sequence[Claim]) -> list[tuple[Eviction, Claim]]:
         """What might go for it; for an array as many tasks as can be had, down to one."""
-        count = 1 if workload.array is None else max(1, min(TOGETHER, self._draft(workload).due()))
+        count = 1 if workload.array is None else max(1, min(TOGETHER, draft_of(self._books, workload).due()))
         while True:
-            wished = claims if count == 1 else [_for_tasks(claim, count) for claim in claims]
+            wished = claims if count == 1 else [for_tasks(claim, count) for claim in claims]
             found = [(eviction, claim) for claim in wished if (eviction := self._preemption.find(claim)) is not None]
             if found or count == 1:
                 return found
@@ -260,23 +229,10 @@ class Admission:
 
     # Tasks of an array.
 
-    def _draft(self, workload: Workload) -> TaskDraft:
-        """What is drafted about an array's tasks."""
-        verdict = self._books.verdict(workload)
-        if verdict.tasks is None:
-            verdict.tasks = TaskDraft(workload, self._books.now)
-        return verdict.tasks
-
-    def _turn(self, workload: Workload) -> int:
-        """How many of its tasks may be placed before it is the turn of others."""
-        due = self._draft(workload).due()
-        share = self._books.quotas.dominant_share(least_use(workload)) if self._books.snapshot.queues else 0.0
-        return min(due, max(1, int(TURN / share))) if share else due
-
     def _more_tasks(self, workload: Workload, verdict: Verdict, draft: TaskDraft) -> Refusal | None:
         """Places for tasks beside those that run, in the same pool."""
         books, name = self._books, workload.name
-        most = self._turn(workload)
+        most = turn(self._books, workload)
         if verdict.revoke or not most:  # it makes room for another
             return None
         refusal = held_back(workload, books)
@@ -292,11 +248,11 @@ class Admission:
             draft.lost.clear()
         ask = ask_of(workload, pool, [Want(group=workload.groups[0], least=1, most=most)])
         spots: tuple[Spot, ...] | None = None
-        if books.quotas.fit(queue, project, _use(workload, ask)).kind <= Fit.BORROW:
-            affordable = self._affordable(workload, queue, project, ask)
-            spots = books.fleet.place(affordable)
+        if books.quotas.fit(queue, project, use_of_ask(workload, ask)).kind <= Fit.BORROW:
+            paid = affordable(books, workload, queue, project, ask)
+            spots = books.fleet.place(paid)
             if spots is None:
-                spots = self._backfill.pass_by(workload, affordable)
+                spots = self._backfill.pass_by(workload, paid)
         if spots is None:
             return self._others_wait(workload, queue, project, ask)
         books.quotas.charge(queue, project, use_of_spots(workload, pool, spots))
@@ -305,7 +261,7 @@ class Admission:
         return None
 
     def _add_tasks(self, workload: Workload, verdict: Verdict, ask: Ask, spots: Sequence[Spot]) -> None:
-        draft = self._draft(workload)
+        draft = draft_of(self._books, workload)
         draft.add([(each.node, each.devices) for each in spots], workload.groups[0].name)
         self.tasks += len(spots)
         if len(spots) < ask.wants[0].most:
@@ -318,91 +274,8 @@ class Admission:
     def _others_wait(self, workload: Workload, queue: str, project: str, ask: Ask) -> Refusal:
         """Those of its tasks that wait: as one that asks for one slice would."""
         one = replace(ask, wants=tuple(replace(want, least=1, most=1) for want in ask.wants))
-        if self._books.quotas.fit(queue, project, _use(workload, one)).kind > Fit.BORROW:
+        if self._books.quotas.fit(queue, project, use_of_ask(workload, one)).kind > Fit.BORROW:
             return Reason.WAITING_FOR_QUOTA, "its other tasks wait for quota"
         self.blocked_pools.add(ask.pool)
         self._backfill.wait(workload, [one])
         return Reason.WAITING_FOR_CAPACITY, "its other tasks wait for room"
-
-    # Slices that stand alone, beside those that stay.
-
-    def _repair(self, workload: Workload, verdict: Verdict, need: Need) -> Refusal | None:
-        """Places for what is missing; a new generation if that changes anything."""
-        books, name = self._books, workload.name
-        before = books.snapshot.assignments[name][-1]
-        verdict.need = None
-        refusal: Refusal | None = None
-        spots: tuple[Spot, ...] = ()
-        if need.count:
-            queue, project = books.quotas.queue_of(name), project_of(name)
-            mark = books.quotas.mark()
-            self._forget_lost(before, queue, project)
-            ask = ask_of(workload, before.pool, need.wants, [each.node for each in need.kept])
-            spots, refusal = self._more(workload, queue, project, ask)
-            if not spots:
-                books.quotas.undo(mark)
-        if not spots and not need.has_dropped:
-            return refusal
-        verdict.revoke.append(Revocation(generation=before.generation, reason=REPLACED, grace_s=GRACE_S))
-        if not spots and not need.kept:
-            return refusal  # nothing is left of it: it starts again from nothing once the old slices have stopped
-        verdict.state = State.ASSIGNED
-        verdict.placement = placement_of(workload, before.pool, spots, books.snapshot, need.kept, before)
-        verdict.slices = verdict.placement.slices
-        return refusal
-
-    def _forget_lost(self, before: Assignment, queue: str, project: str) -> None:
-        """Slices of lost nodes use quota no more."""
-        here = {each.index for each in running(before, self._books.snapshot)}
-        lost = tuple(each for each in before.slices if each.index not in here)
-        self._books.quotas.charge(queue, project, held_by([replace(before, slices=lost, kept=frozenset())]), -1)
-
-    def _more(self, workload: Workload, queue: str, project: str, ask: Ask) -> tuple[tuple[Spot, ...], Refusal | None]:
-        books = self._books
-        if ask.pool not in books.snapshot.pools:
-            return (), no_pool(workload)
-        use = use_of(workload, ask.pool, {want.group.name: want.most for want in ask.wants})
-        fit = books.quotas.fit(queue, project, use)
-        if fit.kind >= Fit.WAIT:
-            return (), (Reason.WAITING_FOR_QUOTA, quota_words(fit.gaps))
-        spots = books.fleet.place(ask) or ()
-        if spots:
-            books.quotas.charge(queue, project, use_of_spots(workload, ask.pool, spots))
-            return spots, None
-        self.blocked_pools.add(ask.pool)
-        full = tuple(Want(group=want.group, least=want.most, most=want.most) for want in ask.wants)
-        return (), explain([ask_of(workload, ask.pool, full, ask.near)], books.snapshot, books.fleet)
-
-
-def use_of_spots(workload: Workload, pool: str, spots: Sequence[Spot]) -> Use:
-    """What places use of a quota."""
-    counts: dict[str, int] = {}
-    for each in spots:
-        counts[each.group] = counts.get(each.group, 0) + 1
-    return use_of(workload, pool, counts)
-
-
-def _want(group: Group, workload: Workload, turn: int) -> Want:
-    """`turn`: how many of an array's tasks may be placed now."""
-    if workload.array is not None:
-        return Want(group=group, least=1, most=max(1, turn))
-    return Want(group=group, least=group.min_count, most=group.max_count if workload.topology else group.min_count)
-
-
-def _for_tasks(claim: Claim, count: int) -> Claim:
-    """The claim of an array for so many of its tasks at once."""
-    group = replace(claim.workload.groups[0], min_count=count, max_count=count)
-    workload = replace(claim.workload, groups=(group,))
-    ask = replace(claim.ask, wants=(Want(group=group, least=count, most=count),))
-    return replace(claim, workload=workload, ask=ask, use=_use(workload, ask))
-
-
-def _counts(reservation: Reservation) -> Mapping[str, int]:
-    counts = dict.fromkeys(reservation.demands, 0)
-    for each in reservation.slices:
-        counts[each.group] += 1
-    return counts
-
-
-def _use(workload: Workload, ask: Ask) -> Use:
-    return use_of(workload, ask.pool, {want.group.name: want.least for want in ask.wants})

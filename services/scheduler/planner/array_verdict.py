@@ -36,6 +36,7 @@ def judge_array(workload: Workload, standings: Sequence[Standing], now: float) -
         draft.go_on(wanted)
     _forget(verdict, draft, standings, earlier, is_all=is_quiet)
     if workload.state is State.CANCELLING:
+        verdict.message = workload.message  # who has stopped it, and why
         if wanted is not None:
             verdict.revoke.append(
                 Revocation(generation=wanted.assignment.generation, reason=CANCELLED, grace_s=GRACE_S)

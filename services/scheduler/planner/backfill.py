@@ -8,7 +8,8 @@ from typing import Final
 from services.scheduler.planner.ask import Ask, Spot
 from services.scheduler.planner.books import Books, running
 from services.scheduler.planner.reservations import Load, as_slices, loads_of
-from services.scheduler.snapshot import Assignment, Queue, Slice, State, Workload
+from services.scheduler.queue_values import Queue
+from services.scheduler.snapshot import Assignment, Slice, State, Workload
 
 OVERDUE_S: Final = 60.0  # what runs for longer than it said is expected to run for so much more
 PATIENCE_S: Final = 3600.0  # after so long, places are kept for a head even if nothing says when they will be free

@@ -14,7 +14,8 @@ from services.scheduler.planner.quota import Quotas, project_of
 from services.scheduler.planner.reservations import Reserved
 from services.scheduler.planner.use import Cell, Use, held_by, reserved_by
 from services.scheduler.planner.verdict import PREEMPTED, REPLACED, RESIZED, Verdict, unchanged
-from services.scheduler.snapshot import Assignment, Queue, Slice, Snapshot, State, Workload
+from services.scheduler.queue_values import Queue
+from services.scheduler.snapshot import Assignment, Slice, Snapshot, State, Workload
 
 _FOR_OTHERS: Final = frozenset({PREEMPTED, RESIZED, REPLACED})
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from chassis.failures import FREE, FailureClass, Sighting, first_cause
+from services.scheduler.failure_values import Failures, RestartRule
 from services.scheduler.lifecycle import backoff_s
-from services.scheduler.snapshot import Failures, RestartRule, Slice, SliceState, Workload
+from services.scheduler.snapshot import Slice, SliceState, Workload
 
 MOST_AVOIDED: Final = 8  # nodes; of more the oldest are forgotten
 LONGEST_BACKOFF_S: Final = 600.0

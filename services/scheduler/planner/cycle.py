@@ -18,7 +18,8 @@ from services.scheduler.planner.refusals import Kind, Refusals
 from services.scheduler.planner.reservations import is_void
 from services.scheduler.planner.standing import goes_on, stand
 from services.scheduler.planner.verdict import Verdict, judge
-from services.scheduler.snapshot import Reason, Snapshot, State, Stop, Workload
+from services.scheduler.queue_values import Stop
+from services.scheduler.snapshot import Reason, Snapshot, State, Workload
 
 TASKS: Final = 16  # tasks of arrays are counted as one placement, so many of them
 TOLD: Final = 256  # of those that wait, so many in front are told every change of their reason

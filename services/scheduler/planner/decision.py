@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from services.scheduler.snapshot import Failures, Reason, Reservation, Slice, State, TaskArray
+from services.scheduler.failure_values import Failures
+from services.scheduler.snapshot import Reason, Reservation, Slice, State, TaskArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

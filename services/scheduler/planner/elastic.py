@@ -9,7 +9,6 @@ from heapq import heapify, heappop, heappush
 from typing import Final
 
 from services.scheduler.planner import cost
-from services.scheduler.planner.admission import use_of_spots
 from services.scheduler.planner.ask import Spot, Want
 from services.scheduler.planner.avoidance import place
 from services.scheduler.planner.books import Books, ask_of, running
@@ -20,7 +19,7 @@ from services.scheduler.planner.preemption import Claim, Eviction, Preemption
 from services.scheduler.planner.quota import Fit, project_of
 from services.scheduler.planner.reservations import loads_of, reservation_for
 from services.scheduler.planner.throughput import Throughput
-from services.scheduler.planner.use import use_of
+from services.scheduler.planner.use import use_of, use_of_spots
 from services.scheduler.planner.verdict import CHECKPOINT_GRACE_S, RESIZED
 from services.scheduler.planner.victims import Tier
 from services.scheduler.snapshot import Assignment, Group, Kind, Slice, State, Workload

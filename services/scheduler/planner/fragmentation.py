@@ -7,6 +7,7 @@ of processors or memory shows before the last task fits; and it weighs small tas
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -23,6 +24,19 @@ _RESIDUE: Final = 0.2  # weight of what no mixture of shares could fill of a dev
 _SIZE_POWER: Final = -1.0  # tasks count by number times size to this power: room for small ones is worth keeping
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tables:
+    """What follows from the distribution alone; nobody writes to its arrays."""
+
+    stranded: Floats  # by level of a device and demand
+    holds: Floats
+    residue: Floats
+    device: Floats
+    per_slice: Floats
+    weights: Floats
+    sizes: Floats
+
+
 class Fragmentation:
     """The measure under one distribution of demands, for all rows of a grid."""
 
@@ -33,23 +47,19 @@ class Fragmentation:
         self._era = -1
         profiles = [Profile(demand, -1) for demand in typical]
         self._profiles = profiles
-        weights = np.array([typical[each.demand] * (each.milli / WHOLE) ** _SIZE_POWER for each in profiles])
-        weights /= weights.sum()
-        needs = np.array([each.each for each in profiles], float)
-        levels = np.arange(WHOLE + 1, dtype=float)[:, None]
-        self._stranded = np.where(levels < needs, levels, 0.0)  # by level of a device and demand
-        self._holds = np.floor(levels / needs)
-        self._per_slice = 1.0 / np.array([each.devices for each in profiles], float)
-        self._weights = weights
-        self._sizes = weights * np.array([each.milli for each in profiles], float)
+        tables = _tables(tuple((each.each, each.devices, each.milli, typical[each.demand]) for each in profiles))
+        self._stranded, self._holds, self._residue, self.device = (
+            tables.stranded,
+            tables.holds,
+            tables.residue,
+            tables.device,
+        )
+        self._per_slice, self._weights, self._sizes = tables.per_slice, tables.weights, tables.sizes
         self._limits = [
             (at, *_inverse([each.amounts[at] for each in profiles]))
             for at in range(len(RESOURCES))
             if any(each.amounts[at] for each in profiles)
         ]
-        self._residue = _RESIDUE * _residues(frozenset(each.milli for each in profiles if each.milli <= WHOLE))
-        over = levels - self._holds * needs
-        self.device = (_UNUSABLE * self._stranded + (1 - _UNUSABLE) * over) @ weights + self._residue
         self._width = max((len(build.models) for build in grid.builds), default=0)
         self._accepts = np.array(
             [[not each.models or bool(each.models & set(build.models)) for each in profiles] for build in grid.builds],
@@ -177,6 +187,26 @@ def _inverse(needs: Sequence[int]) -> tuple[Floats, Floats]:
     return (
         np.array([1.0 / need if need else 0.0 for need in needs]),
         np.array([1e-9 if need else 1e9 for need in needs]),
+    )
+
+
+@lru_cache(maxsize=64)
+def _tables(typical: tuple[tuple[int, int, int, float], ...]) -> _Tables:
+    """Of demands as (of each device, devices, of all, how frequent)."""
+    needs = np.array([each for each, *_ in typical], float)
+    weights = np.array([share * (milli / WHOLE) ** _SIZE_POWER for _, _, milli, share in typical])
+    weights /= weights.sum()
+    levels = np.arange(WHOLE + 1, dtype=float)[:, None]
+    stranded, holds = np.where(levels < needs, levels, 0.0), np.floor(levels / needs)
+    residue = _RESIDUE * _residues(frozenset(milli for _, _, milli, _ in typical if milli <= WHOLE))
+    return _Tables(
+        stranded=stranded,
+        holds=holds,
+        residue=residue,
+        device=(_UNUSABLE * stranded + (1 - _UNUSABLE) * (levels - holds * needs)) @ weights + residue,
+        per_slice=1.0 / np.array([devices for _, devices, *_ in typical], float),
+        weights=weights,
+        sizes=weights * np.array([milli for _, _, milli, _ in typical], float),
     )
 
 

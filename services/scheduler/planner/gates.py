@@ -6,7 +6,8 @@ from services.scheduler.planner.books import Books
 from services.scheduler.planner.decision import Revocation
 from services.scheduler.planner.quota import QuotaGap
 from services.scheduler.planner.verdict import CHECKPOINT_GRACE_S, DRAINED, UNADMITTED, Verdict
-from services.scheduler.snapshot import Check, CheckState, Reason, Stop, Workload
+from services.scheduler.queue_values import Stop
+from services.scheduler.snapshot import Check, CheckState, Reason, Workload
 from services.scheduler.units import amount_in_full, number
 
 Refusal = tuple[Reason, str]

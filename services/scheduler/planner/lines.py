@@ -8,7 +8,8 @@ from typing import Final, Protocol, TypeAlias
 from services.scheduler.planner.quota import Quotas, project_of
 from services.scheduler.planner.shares import standing
 from services.scheduler.planner.use import least_use
-from services.scheduler.snapshot import Policy, Queue, Workload
+from services.scheduler.queue_values import Policy, Queue
+from services.scheduler.snapshot import Workload
 
 Key: TypeAlias = tuple[float | int | str, ...]
 

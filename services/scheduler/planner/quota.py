@@ -17,7 +17,8 @@ from services.scheduler.planner.use import (
     use_of,
     with_total,
 )
-from services.scheduler.snapshot import Queue, Quota, Snapshot, State, Stop, Workload
+from services.scheduler.queue_values import Queue, Quota, Stop
+from services.scheduler.snapshot import Snapshot, State, Workload
 
 __all__ = ["Cell", "Fit", "QuotaFit", "QuotaGap", "Quotas", "Use", "least_use", "project_of", "queue_of", "use_of"]
 

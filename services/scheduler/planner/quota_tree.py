@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from services.scheduler.planner.use import Cell, Use
-from services.scheduler.snapshot import Queue
+from services.scheduler.queue_values import Queue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from services.scheduler.lifecycle import FINAL
+from services.scheduler.planner.ask import Ask, Spot
 from services.scheduler.planner.shares import AMOUNTS
 from services.scheduler.snapshot import Assignment, Demand, Node, Reservation, Snapshot, Workload
 
@@ -24,6 +25,19 @@ def least_use(workload: Workload, pool: str | None = None) -> dict[Cell, int]:
     if pool is None:
         pool = workload.pools[0] if workload.pools else ""
     return use_of(workload, pool, {group.name: group.min_count for group in workload.groups})
+
+
+def use_of_ask(workload: Workload, ask: Ask) -> Use:
+    """What the least that is asked for uses of a quota."""
+    return use_of(workload, ask.pool, {want.group.name: want.least for want in ask.wants})
+
+
+def use_of_spots(workload: Workload, pool: str, spots: Sequence[Spot]) -> Use:
+    """What places use of a quota."""
+    counts: dict[str, int] = {}
+    for each in spots:
+        counts[each.group] = counts.get(each.group, 0) + 1
+    return use_of(workload, pool, counts)
 
 
 def held_by(generations: Sequence[Assignment]) -> dict[Cell, int]:

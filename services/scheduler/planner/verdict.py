@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from services.scheduler.failure_values import Failures
 from services.scheduler.lifecycle import FINAL, UP, backoff_s
 from services.scheduler.planner.budgets import follow_up, words
 from services.scheduler.planner.decision import Placement, Revocation
 from services.scheduler.planner.need import Need, has_failed, repair, whole_gang
 from services.scheduler.planner.standing import Standing
 from services.scheduler.planner.tasks import TaskDraft
-from services.scheduler.snapshot import Failures, Kind, Reason, Reservation, Slice, SliceState, State, Workload
+from services.scheduler.snapshot import Kind, Reason, Reservation, Slice, SliceState, State, Workload
 
 CANCELLED: Final = "cancelled"
 FAILED: Final = "failed"
@@ -82,6 +83,7 @@ def judge(workload: Workload, standings: Sequence[Standing], now: float) -> Verd
     )
     wanted = newest if newest and not newest.assignment.revoked else None
     if workload.state is State.CANCELLING:
+        verdict.message = workload.message  # who has stopped it, and why
         _cancel(verdict, standings, wanted)
     elif wanted is None:
         _between_generations(verdict, workload, standings, now)

@@ -8,7 +8,8 @@ from typing import Final
 from services.scheduler.planner import cost
 from services.scheduler.planner.books import Books, running
 from services.scheduler.planner.use import Cell, held_by
-from services.scheduler.snapshot import Assignment, Kind, Queue, Slice, SliceState, Workload
+from services.scheduler.queue_values import Queue
+from services.scheduler.snapshot import Assignment, Kind, Slice, SliceState, Workload
 
 _DEFAULT: Final = Queue(name="")
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from chassis.call import Call
+from chassis.clock import Clock
 from lepton.errors import InvalidArgument, LeptonError, PermissionDenied
 from lepton.internal.v1 import node_session_pb2
 from lepton.names import NodeName
@@ -23,7 +24,10 @@ HELLO_S: Final = 10.0
 class Conversations:
     """Holds the conversations with all agents that are connected here."""
 
-    def __init__(self, sessions: Sessions, delivery: Delivery, reports: Reports, task_reports: TaskReports) -> None:
+    def __init__(
+        self, sessions: Sessions, delivery: Delivery, reports: Reports, task_reports: TaskReports, clock: Clock
+    ) -> None:
+        self._clock = clock
         self._sessions = sessions
         self._delivery = delivery
         self._reports = reports
@@ -69,6 +73,7 @@ class Conversations:
                     session.beat = message.heartbeat
                     if heartbeat(session):
                         ack.heartbeat_ack.sequence = message.heartbeat.sequence
+                        ack.heartbeat_ack.send_time.FromDatetime(self._clock.now())
                         await stream.send(ack)
                 case "slice":
                     self._reports.take(session, message.slice)

@@ -2,9 +2,10 @@
 
 from chassis.logs import logger
 from lepton.internal.v1 import node_session_pb2
-from services.scheduler import convert
-from services.scheduler.ledger import AssignmentRecord, Changes, Ledger
+from services.scheduler.convert.orders import start_slices, start_tasks
+from services.scheduler.ledger import Ledger
 from services.scheduler.lifecycle import FINAL
+from services.scheduler.records import AssignmentRecord, Changes
 from services.scheduler.sessions.registry import Sessions
 from services.scheduler.sessions.reports import STALE, stop
 from services.scheduler.sessions.session import Session
@@ -110,12 +111,12 @@ def _is_for(record: AssignmentRecord, session: Session) -> bool:
 
 
 def _start(record: AssignmentRecord, session: Session) -> node_session_pb2.StartSlices:
-    return convert.start_slices(record.proto, record.slices(), session.node)
+    return start_slices(record.proto, record.slices(), session.node)
 
 
 def _start_tasks(record: AssignmentRecord, session: Session, after: int = 0) -> node_session_pb2.StartTasks:
     assert record.tasks is not None
-    return convert.start_tasks(record.proto, record.tasks.orders(session.node, after))
+    return start_tasks(record.proto, record.tasks.orders(session.node, after))
 
 
 def _running(record: AssignmentRecord, session: Session) -> list[int]:

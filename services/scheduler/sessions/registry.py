@@ -14,8 +14,11 @@ from lepton.errors import Aborted, FailedPrecondition
 from lepton.internal.v1 import node_session_pb2
 from lepton.names import NodeName
 from lepton.scheduler.v1 import node_pb2
-from services.scheduler import convert, keys
-from services.scheduler.ledger import Changes, Ledger
+from services.scheduler import keys
+from services.scheduler.convert.documents import stored
+from services.scheduler.convert.moments import timestamp
+from services.scheduler.ledger import Ledger
+from services.scheduler.records import Changes
 from services.scheduler.sessions.joining import joining_name
 from services.scheduler.sessions.leases import Leases, is_held
 from services.scheduler.sessions.session import Session
@@ -137,7 +140,7 @@ class Sessions:
             lease = await self._leases.lease_of(session.node)
             node = self._node(session, entry)
             compare = [present(pool), mod(key, entry.mod_revision if entry else 0)]
-            put = Put(key, convert.stored(node), lease.id)
+            put = Put(key, stored(node), lease.id)
             try:
                 result = await self._kv.txn(compare, [put], [Get(pool), Get(key)])
             except LeaseNotFound:
@@ -167,7 +170,7 @@ class Sessions:
             node.create_time.CopyFrom(before.create_time)
         else:
             node.uid, node.state = str(uuid.uuid4()), node_pb2.Node.READY
-            node.create_time.CopyFrom(convert.timestamp(self._clock.now()))
+            node.create_time.CopyFrom(timestamp(self._clock.now()))
         return node
 
     async def _restore_all(self, lease: Lease) -> None:

@@ -13,9 +13,12 @@ from chassis.logs import logger
 from lepton.internal.v1 import node_session_pb2
 from lepton.names import WorkloadName
 from lepton.scheduler.v1 import workload_pb2
-from services.scheduler import convert, keys
-from services.scheduler.ledger import AssignmentRecord, Ledger
+from services.scheduler import keys
+from services.scheduler.convert.documents import stored
+from services.scheduler.convert.slices import reported
+from services.scheduler.ledger import Ledger
 from services.scheduler.lifecycle import FINAL
+from services.scheduler.records import AssignmentRecord
 from services.scheduler.sessions.session import Session
 from services.scheduler.snapshot import SliceState
 
@@ -59,7 +62,7 @@ class _Update:
     @property
     def put(self) -> Put:
         key = keys.status(self.report.name, self.report.generation, self.report.slice.index)
-        return Put(key, convert.stored(self.stored))
+        return Put(key, stored(self.stored))
 
 
 class Reports:
@@ -146,7 +149,7 @@ class Reports:
         if known is not None and SliceState(known.state) in FINAL:
             _acknowledge(report, known.state)  # what is final stays
             return None
-        return _Update(report=report, stored=convert.reported(assigned, report.slice))
+        return _Update(report=report, stored=reported(assigned, report.slice))
 
     async def _record(self, report: Report) -> AssignmentRecord | None:
         """The generation, also when this replica has not heard of it yet."""

@@ -11,8 +11,10 @@ from chassis.logs import logger
 from lepton.internal.v1 import node_session_pb2, tasks_pb2
 from lepton.names import WorkloadName
 from lepton.scheduler.v1 import workload_pb2
-from services.scheduler import convert, keys, runs
-from services.scheduler.ledger import AssignmentRecord, Ledger
+from services.scheduler import keys, runs
+from services.scheduler.convert.documents import stored
+from services.scheduler.ledger import Ledger
+from services.scheduler.records import AssignmentRecord
 from services.scheduler.sessions.reports import REPORTS, STALE, stop
 from services.scheduler.sessions.session import Session
 from services.scheduler.task_table import TaskTable
@@ -166,7 +168,7 @@ class TaskReports:
             return True
         wanted = [present(each) for each in dict.fromkeys(update.assignment_key for update in updates)]
         wanted += [mod(update.key, update.revision) for update in updates]
-        puts = [Put(update.key, convert.stored(update.states)) for update in updates]
+        puts = [Put(update.key, stored(update.states)) for update in updates]
         result = await self._kv.txn(wanted, puts, [Get(update.assignment_key) for update in updates])
         if not result.succeeded:
             is_forgotten = len(updates) == 1 and result.responses[0].entry is None

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from services.scheduler.queue_values import Policy, Queue, Quota
 from services.scheduler.simulator.job import WHOLE
-from services.scheduler.snapshot import Policy, Queue, Quota
 
 Tree = Callable[[tuple[str, ...], int], tuple[Queue, ...]]  # of projects and of the number of devices
 

@@ -9,12 +9,12 @@ from services.scheduler.planner.budgets import pause_s
 from services.scheduler.planner.decision import Decision
 from services.scheduler.planner.quota import queue_of_project
 from services.scheduler.planner.shares import accrued, decayed
+from services.scheduler.queue_values import Queue
 from services.scheduler.snapshot import (
     Assignment,
     CheckState,
     Group,
     Node,
-    Queue,
     Ran,
     Reservation,
     SliceState,

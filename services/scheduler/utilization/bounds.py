@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from services.scheduler.planner.quota import queue_of_project
-from services.scheduler.snapshot import Quota, Snapshot
+from services.scheduler.queue_values import Quota
+from services.scheduler.snapshot import Snapshot
 from services.scheduler.utilization.amounts import RESOURCES, ZERO, Amounts, add, of_node
 
 _EVERYWHERE: Final = ""  # instead of a pool

@@ -8,7 +8,8 @@ from chassis.clock import Clock
 from chassis.kv import KV, KVError, Lease, LeaseNotFound, Put, follow
 from chassis.logs import logger
 from lepton.internal.v1 import ledger_pb2, node_session_pb2
-from services.scheduler import convert, keys
+from services.scheduler import keys
+from services.scheduler.convert.documents import stored
 from services.scheduler.utilization.tally import Used
 
 log = logger(__name__)
@@ -69,7 +70,7 @@ class Measured:
         try:
             if self._lease is None or self._lease.lost.is_set():
                 self._lease = await self._kv.grant(_TTL_S)
-            await self._kv.txn([], [Put(self._key, convert.stored(report), self._lease.id)])
+            await self._kv.txn([], [Put(self._key, stored(report), self._lease.id)])
         except LeaseNotFound:
             self._lease = None
         except KVError as error:

@@ -2,9 +2,9 @@
 
 import sys
 
-from lepton.errors import FailedPrecondition
-from lepton.tracing import Value, parse, span, tracing
+from lepton.tracing import Value, span
 from lepton.train import EXIT_STOPPED, session
+from lepton.train.traced import traced
 from services.trainer.worker.spec import TrainingSpec
 from services.trainer.worker.training import train
 
@@ -13,20 +13,13 @@ def main() -> int:
     """Runs one rank to its end; the exit code is 0 when trained, EXIT_STOPPED when asked to stop and saved."""
     rank = session()
     place = rank.environment
-    if place.spec is None:
-        raise FailedPrecondition("RANK_ENVIRONMENT_INVALID", variable="LEPTON_SPEC", value="")
-    spec = TrainingSpec.parse(place.spec.read_bytes())
-    above = parse(place.traceparent)
-    is_sampled = above is not None and above.is_sampled  # else no telemetry library is even touched
+    spec = TrainingSpec.parse(place.read_spec())
     facts: dict[str, Value] = {
         "lepton.rank": place.rank,
         "lepton.job": place.job,
         "lepton.generation": place.generation,
     }
-    with (
-        tracing("rank", otlp_endpoint=place.otlp_endpoint if is_sampled else "", attributes=facts),
-        span("rank.train", parent=place.traceparent) as whole,
-    ):
+    with traced(place, "rank", "rank.train", facts) as whole:
         whole.set("lepton.world_size", place.world_size)
         with span("rank.join"):
             rank.gang.join()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lepton.golden import Golden
-from services.agent.triton import ServedModel
+from services.agent.served_model import ServedModel
 
 PROJECT = "demo"
 _PROGRAMS = Path(__file__).parent / "models"
@@ -25,7 +25,7 @@ def example_models() -> list[ServedModel]:
         _model(name, "elementwise", _tensors("input", "INPUT0 INPUT1", kind, 16), _tensors("output", _OUT, kind, 16))
         for name, kind in pairs.items()
     ]
-    for name, kind in {"simple_identity": "STRING", "identity_fp32": "FP32"}.items():
+    for name, kind in {"simple_identity": "STRING", "identity_fp32": "FP32", "custom_identity_int32": "INT32"}.items():
         models.append(_model(name, "identity", _tensors("input", "INPUT0", kind), _tensors("output", "OUTPUT0", kind)))
     sequence = [_tensors("input", "INPUT", "INT32", 1), _tensors("output", "OUTPUT", "INT32", 1)]
     direct = f'control_input [{{ name: "START" {_STARTED} }}, {{ name: "READY" {_READY} }}]'

@@ -4,17 +4,38 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from services.agent.triton import ServedModel
-from services.agent.triton_server import Port, TritonServer, materialise
+from services.agent.ports import Port
+from services.agent.served_model import ServedModel, materialise
+from services.agent.triton_server import TritonServer
 from services.inference.envoy import Endpoint, Route, Routes, Target
 from tests.harness.serving import RunningGateway, gateway, triton_tools
 from tests.inference.clients.example_models import PROJECT
 
 
+class Front(Protocol):
+    """Where clients call, and with what."""
+
+    @property
+    def address(self) -> str:
+        """`host:port` of the gateway."""
+        ...
+
+    @property
+    def certificate(self) -> Path:
+        """Whom a client trusts, as PEM."""
+        ...
+
+    @property
+    def token(self) -> str:
+        """An access token."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Where clients call, and with what."""
+    """A gateway of the tests' own."""
 
     front: RunningGateway
 

@@ -10,14 +10,14 @@ import pytest
 
 from bench.peers import environments
 from tests.inference.clients.example_models import deployed
-from tests.inference.clients.stack import Stack
+from tests.inference.clients.stack import Front, Stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(120)]
 _FLOWS = Path(__file__).parent / "foreign"
 RESULT = [[x + 1 for x in range(16)], [x - 1 for x in range(16)]]
 
 
-async def seen(stack: Stack, peer: str) -> dict[str, Any]:
+async def seen(stack: Front, peer: str) -> dict[str, Any]:
     """What the flow of a peer's client saw; skips where the peer is not installed."""
     python = environments.found(peer)
     if python is None:
@@ -30,8 +30,8 @@ async def seen(stack: Stack, peer: str) -> dict[str, Any]:
     return answer
 
 
-async def test_kserves_client(stack: Stack) -> None:
-    assert await seen(stack, "kserve") == {
+EXPECTED = {
+    "kserve": {
         "live": True,
         "ready": True,
         "model ready": True,
@@ -39,11 +39,8 @@ async def test_kserves_client(stack: Stack) -> None:
         "typed": RESULT,
         "no token": "UNAUTHENTICATED",
         "no model": "NOT_FOUND",
-    }
-
-
-async def test_mlservers_stubs_and_codecs(stack: Stack) -> None:
-    assert await seen(stack, "mlserver") == {
+    },
+    "mlserver": {
         "live": True,
         "ready": True,
         "model ready": True,
@@ -53,4 +50,10 @@ async def test_mlservers_stubs_and_codecs(stack: Stack) -> None:
         "index": "PERMISSION_DENIED",
         "repository": "UNIMPLEMENTED",
         "no token": "UNAUTHENTICATED",
-    }
+    },
+}
+
+
+@pytest.mark.parametrize("peer", EXPECTED)
+async def test_a_client_of_another_maker(stack: Stack, peer: str) -> None:
+    assert await seen(stack, peer) == EXPECTED[peer]

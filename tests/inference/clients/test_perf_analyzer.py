@@ -13,7 +13,7 @@ from deploy.environment import Pip
 from deploy.tools.install import perf_analyzer_tool
 from deploy.tools.locate import SHARE
 from tests.inference.clients.example_models import deployed
-from tests.inference.clients.stack import Stack
+from tests.inference.clients.stack import Front, Stack
 
 pytestmark = [
     pytest.mark.integration,
@@ -34,7 +34,7 @@ def perf_analyzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return SHARE / "perf-analyzer" / "perf_analyzer"
 
 
-async def measured(stack: Stack, program: Path, report: Path, *arguments: str) -> list[dict[str, str]]:
+async def measured(stack: Front, program: Path, report: Path, *arguments: str) -> list[dict[str, str]]:
     """The rows of its report."""
     command = [
         *(str(program), "-u", stack.address, "-i", "grpc", "-f", str(report), "-p", "1000", "-s", "60", "-r", "4"),

@@ -23,6 +23,7 @@ from lepton.inference.v1.optimization_service_pb2_grpc import (
 from lepton.names import OptimizationName, WorkloadName
 from lepton.scheduler.v1.workload_pb2 import Slice, Workload
 from services.inference.compress.figures import Report
+from services.inference.conversions import Conversions
 from services.inference.optimizations.keys import LEADER, optimization_key
 from services.inference.optimizations.reconciler import OptimizationReconciler
 from services.inference.optimizations.searches import Searches
@@ -61,10 +62,14 @@ async def begun(world: World, names: tuple[str, ...] = NAMES, **fields: Any) -> 
     return await searches(world).create(request), version
 
 
+def conversions(world: World) -> Conversions:
+    return Conversions(world.registry, ("pools/export",))
+
+
 def reconciler(world: World, steps: Steps | None = None) -> OptimizationReconciler:
     kv: Any = world.kv if steps is None else MortalKV(world.kv, steps)
     ledger: Any = world.ledger if steps is None else MortalLedger(world.ledger, steps)
-    return OptimizationReconciler(kv, Election(world.kv, LEADER, "i1"), ledger, world.artifacts, ("pools/export",))
+    return OptimizationReconciler(kv, Election(world.kv, LEADER, "i1"), ledger, world.artifacts, conversions(world))
 
 
 @asynccontextmanager

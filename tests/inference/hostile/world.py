@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2
 
 from lepton.golden import Golden
 from lepton.models import Signature, Tensor
-from services.agent.triton import ServedModel
+from services.agent.served_model import ServedModel
 from services.agent.triton_server import TritonServer
 from services.inference.envoy import Endpoint, Routes
 from services.inference.triton_repository import render

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from services.agent.triton import ReplicaFailed, ReplicaSettings
+from services.agent.replica_settings import ReplicaSettings
+from services.agent.replica_state import ReplicaFailed
 from services.agent.triton_models import fetch
 from services.agent.triton_offer import offer
 from services.inference.decisions import Abstention, CostMatrix, decide

@@ -7,7 +7,6 @@ from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.inference.v1.pipeline_pb2 import ModelStep, Pipeline, PipelineStep
 from lepton.inference.v1.revision_pb2 import DeploymentRevision
 from lepton.names import DeploymentName, DeploymentRevisionName, VersionName
-from services.inference.gateway_identity import token_rules
 from services.inference.references import versions_of, without_quarantined
 from services.inference.store import deployment_key, quarantined_key, revision_key
 from tests.harness.memory_kv import MemoryKV
@@ -39,7 +38,7 @@ async def test_its_calls_stop_and_come_back_and_nobody_elses_do(tmp_path: Path) 
             await store(gate, *made)
         mark = quarantined_key(VersionName.parse(VERSION))
         async with gate.service() as files:
-            files.use_tokens(token_rules(gate.snapshot))
+            files.use_tokens(gate.tokens())
             for made, _ in (tainted, clean):
                 gate.feed.tell(CHANGED, workload(made, 0))
             gate.feed.tell(BOOKMARK)
@@ -59,7 +58,7 @@ async def test_a_service_that_starts_routes_none_of_it_at_any_moment(tmp_path: P
             await store(gate, *made)
         await kv.put(quarantined_key(VersionName.parse(VERSION)), b"")
         async with gate.service() as files:
-            files.use_tokens(token_rules(gate.snapshot))
+            files.use_tokens(gate.tokens())
             for made, _ in (tainted, clean):
                 gate.feed.tell(CHANGED, workload(made, 0))
             gate.feed.tell(BOOKMARK)

@@ -31,9 +31,11 @@ from lepton.scheduler.v1.program_pb2 import Program, ServedModel, TritonProgram
 from lepton.scheduler.v1.resources_pb2 import Resources
 from lepton.scheduler.v1.scheduler_service_pb2 import CreateWorkloadRequest, WatchWorkloadsResponse
 from lepton.scheduler.v1.workload_pb2 import Slice, SliceGroup, Workload
-from services.agent.triton import ReplicaEvent, ReplicaSettings, ReplicaState, TritonReplica
+from services.agent.replica_settings import ReplicaSettings
+from services.agent.replica_state import ReplicaEvent, ReplicaState
 from services.agent.triton_models import fetch
 from services.agent.triton_offer import offer
+from services.agent.triton_replica import TritonReplica
 from services.agent.triton_shared import SharedModels
 from services.inference import repository
 from services.inference.autoscaling.keys import wake_key

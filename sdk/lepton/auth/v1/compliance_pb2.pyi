@@ -237,9 +237,11 @@ class ResidencyRule(_message.Message):
     ALLOWANCES_FIELD_NUMBER: _builtins.int
     REQUIRE_LABEL_FIELD_NUMBER: _builtins.int
     label: _builtins.str
-    """The key of the label, on data, models and pools; empty = `region`."""
+    """The key of the label, on data, models, pools and workloads that no service made; empty = `region`."""
     require_label: _builtins.bool
-    """Data without the label may not be used at all; else it may be used anywhere."""
+    """Data without the label may not be used at all; else it may be used anywhere. A workload that no service made does not
+    say what it uses: it must have the label itself.
+    """
     @_builtins.property
     def allowances(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResidencyRule.Allowance]:
         """Exceptions for regions; of all others only pools of the same region will do."""

@@ -29,7 +29,7 @@ from lepton.auth.v1 import compliance_pb2 as lepton_dot_auth_dot_v1_dot_complian
 from lepton.policy.v1 import policy_pb2 as lepton_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(lepton/internal/v1/compliance_feed.proto\x12\x12lepton.internal.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flepton/auth/v1/compliance.proto\x1a\x1dlepton/policy/v1/policy.proto\"\xb1\x01\n\x15ReportFindingsRequest\x12\x1c\n\x06parent\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12 \n\x0fpolicy_revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12>\n\x08\x66indings\x18\x03 \x03(\x0b\x32!.lepton.auth.v1.ComplianceFindingB\t\xbaH\x06\x92\x01\x03\x10\xf4\x03\x12\x18\n\x07omitted\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x18\n\x16ReportFindingsResponse\"\x99\x01\n\x0e\x46indingsRecord\x12\x17\n\x0fpolicy_revision\x18\x01 \x01(\x03\x12\x33\n\x08\x66indings\x18\x02 \x03(\x0b\x32!.lepton.auth.v1.ComplianceFinding\x12\x0f\n\x07omitted\x18\x03 \x01(\x05\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x9e\x01\n\x15\x43omplianceFeedService\x12\x84\x01\n\x0eReportFindings\x12).lepton.internal.v1.ReportFindingsRequest\x1a*.lepton.internal.v1.ReportFindingsResponse\"\x1b\x90\x02\x02\xa2\xbb\x18\x14\"\x07trainer\"\tinferenceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(lepton/internal/v1/compliance_feed.proto\x12\x12lepton.internal.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flepton/auth/v1/compliance.proto\x1a\x1dlepton/policy/v1/policy.proto\"\xb1\x01\n\x15ReportFindingsRequest\x12\x1c\n\x06parent\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\x80\x04\x12 \n\x0fpolicy_revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12>\n\x08\x66indings\x18\x03 \x03(\x0b\x32!.lepton.auth.v1.ComplianceFindingB\t\xbaH\x06\x92\x01\x03\x10\xf4\x03\x12\x18\n\x07omitted\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x18\n\x16ReportFindingsResponse\"\x99\x01\n\x0e\x46indingsRecord\x12\x17\n\x0fpolicy_revision\x18\x01 \x01(\x03\x12\x33\n\x08\x66indings\x18\x02 \x03(\x0b\x32!.lepton.auth.v1.ComplianceFinding\x12\x0f\n\x07omitted\x18\x03 \x01(\x05\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xa9\x01\n\x15\x43omplianceFeedService\x12\x8f\x01\n\x0eReportFindings\x12).lepton.internal.v1.ReportFindingsRequest\x1a*.lepton.internal.v1.ReportFindingsResponse\"&\x90\x02\x02\xa2\xbb\x18\x1f\"\tscheduler\"\x07trainer\"\tinferenceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,7 +45,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPORTFINDINGSREQUEST'].fields_by_name['omitted']._loaded_options = None
   _globals['_REPORTFINDINGSREQUEST'].fields_by_name['omitted']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_COMPLIANCEFEEDSERVICE'].methods_by_name['ReportFindings']._loaded_options = None
-  _globals['_COMPLIANCEFEEDSERVICE'].methods_by_name['ReportFindings']._serialized_options = b'\220\002\002\242\273\030\024\"\007trainer\"\tinference'
+  _globals['_COMPLIANCEFEEDSERVICE'].methods_by_name['ReportFindings']._serialized_options = b'\220\002\002\242\273\030\037\"\tscheduler\"\007trainer\"\tinference'
   _globals['_REPORTFINDINGSREQUEST']._serialized_start=224
   _globals['_REPORTFINDINGSREQUEST']._serialized_end=401
   _globals['_REPORTFINDINGSRESPONSE']._serialized_start=403
@@ -53,5 +53,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FINDINGSRECORD']._serialized_start=430
   _globals['_FINDINGSRECORD']._serialized_end=583
   _globals['_COMPLIANCEFEEDSERVICE']._serialized_start=586
-  _globals['_COMPLIANCEFEEDSERVICE']._serialized_end=744
+  _globals['_COMPLIANCEFEEDSERVICE']._serialized_end=755
 # @@protoc_insertion_point(module_scope)

@@ -22,6 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from lepton.internal.v1 import tasks_pb2 as lepton_dot_internal_dot_v1_dot_tasks__pb2
 from lepton.policy.v1 import policy_pb2 as lepton_dot_policy_dot_v1_dot_policy__pb2
 from lepton.scheduler.v1 import node_pb2 as lepton_dot_scheduler_dot_v1_dot_node__pb2
@@ -29,7 +30,7 @@ from lepton.scheduler.v1 import program_pb2 as lepton_dot_scheduler_dot_v1_dot_p
 from lepton.scheduler.v1 import workload_pb2 as lepton_dot_scheduler_dot_v1_dot_workload__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%lepton/internal/v1/node_session.proto\x12\x12lepton.internal.v1\x1a\x1elepton/internal/v1/tasks.proto\x1a\x1dlepton/policy/v1/policy.proto\x1a\x1elepton/scheduler/v1/node.proto\x1a!lepton/scheduler/v1/program.proto\x1a\"lepton/scheduler/v1/workload.proto\"\x92\x02\n\x12OpenSessionRequest\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x19.lepton.internal.v1.HelloH\x00\x12\x32\n\theartbeat\x18\x02 \x01(\x0b\x32\x1d.lepton.internal.v1.HeartbeatH\x00\x12\x30\n\x05slice\x18\x03 \x01(\x0b\x32\x1f.lepton.internal.v1.SliceReportH\x00\x12.\n\x07goodbye\x18\x04 \x01(\x0b\x32\x1b.lepton.internal.v1.GoodbyeH\x00\x12/\n\x05tasks\x18\x05 \x01(\x0b\x32\x1e.lepton.internal.v1.TaskReportH\x00\x42\t\n\x07message\"\x90\x01\n\x05Hello\x12\'\n\x04node\x18\x01 \x01(\x0b\x32\x19.lepton.scheduler.v1.Node\x12/\n\x06slices\x18\x02 \x03(\x0b\x32\x1f.lepton.internal.v1.SliceReport\x12-\n\x05tasks\x18\x03 \x03(\x0b\x32\x1e.lepton.internal.v1.TaskReport\"P\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x16\n\x0e\x63pu_used_milli\x18\x02 \x01(\x03\x12\x19\n\x11memory_used_bytes\x18\x03 \x01(\x03\"^\n\x0bSliceReport\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12)\n\x05slice\x18\x03 \x01(\x0b\x32\x1a.lepton.scheduler.v1.Slice\"t\n\nTaskReport\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12.\n\x06states\x18\x04 \x01(\x0b\x32\x1e.lepton.internal.v1.TaskStates\"\t\n\x07Goodbye\"\xd0\x03\n\x13OpenSessionResponse\x12.\n\x07welcome\x18\x01 \x01(\x0b\x32\x1b.lepton.internal.v1.WelcomeH\x00\x12\x39\n\rheartbeat_ack\x18\x02 \x01(\x0b\x32 .lepton.internal.v1.HeartbeatAckH\x00\x12\x37\n\tslice_ack\x18\x03 \x01(\x0b\x32\".lepton.internal.v1.SliceReportAckH\x00\x12\x30\n\x05start\x18\x04 \x01(\x0b\x32\x1f.lepton.internal.v1.StartSlicesH\x00\x12.\n\x04stop\x18\x05 \x01(\x0b\x32\x1e.lepton.internal.v1.StopSlicesH\x00\x12\x39\n\rgang_endpoint\x18\x06 \x01(\x0b\x32 .lepton.internal.v1.GangEndpointH\x00\x12\x35\n\x0bstart_tasks\x18\x07 \x01(\x0b\x32\x1e.lepton.internal.v1.StartTasksH\x00\x12\x36\n\ttasks_ack\x18\x08 \x01(\x0b\x32!.lepton.internal.v1.TaskReportAckH\x00\x42\t\n\x07message\"\x9f\x01\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05ttl_s\x18\x02 \x01(\x01\x12\x34\n\x0b\x61ssignments\x18\x03 \x03(\x0b\x32\x1f.lepton.internal.v1.StartSlices\x12\x0c\n\x04node\x18\x04 \x01(\t\x12-\n\x05tasks\x18\x05 \x03(\x0b\x32\x1e.lepton.internal.v1.StartTasks\" \n\x0cHeartbeatAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"v\n\x0eSliceReportAck\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\r\n\x05index\x18\x03 \x01(\x05\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .lepton.scheduler.v1.Slice.State\"\xff\x02\n\x0bStartSlices\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x14\n\x0cworkload_uid\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x11\n\tgang_size\x18\x04 \x01(\x05\x12*\n\x06slices\x18\x05 \x03(\x0b\x32\x1a.lepton.scheduler.v1.Slice\x12?\n\x08programs\x18\x06 \x03(\x0b\x32-.lepton.internal.v1.StartSlices.ProgramsEntry\x12\x13\n\x0bhosts_store\x18\x07 \x01(\x08\x12\x16\n\x0estore_endpoint\x18\x08 \x01(\t\x12\r\n\x05owner\x18\t \x01(\t\x12\x15\n\rtrace_context\x18\n \x01(\t\x12\x12\n\ngang_nodes\x18\x0b \x03(\t\x1aM\n\rProgramsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.lepton.scheduler.v1.Program:\x02\x38\x01\"\x8b\x02\n\nStartTasks\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x14\n\x0cworkload_uid\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12,\n\x05tasks\x18\x04 \x01(\x0b\x32\x1d.lepton.internal.v1.NodeTasks\x12\x0e\n\x06serial\x18\x05 \x01(\x05\x12\x12\n\ntask_count\x18\x06 \x01(\x05\x12\x13\n\x0b\x66irst_index\x18\x07 \x01(\x05\x12\x34\n\x07program\x18\x08 \x01(\x0b\x32#.lepton.scheduler.v1.ProcessProgram\x12\r\n\x05owner\x18\t \x01(\t\x12\x15\n\rtrace_context\x18\n \x01(\t\"G\n\rTaskReportAck\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\"\x91\x01\n\nStopSlices\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x0f\n\x07grace_s\x18\x03 \x01(\x01\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06slices\x18\x05 \x03(\x05\x12,\n\x05tasks\x18\x06 \x01(\x0b\x32\x1d.lepton.internal.v1.NodeTasks\"L\n\x0cGangEndpoint\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x16\n\x0estore_endpoint\x18\x03 \x01(\t2\x85\x01\n\x12NodeSessionService\x12o\n\x0bOpenSession\x12&.lepton.internal.v1.OpenSessionRequest\x1a\'.lepton.internal.v1.OpenSessionResponse\"\x0b\xa2\xbb\x18\x07\"\x05\x61gent(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%lepton/internal/v1/node_session.proto\x12\x12lepton.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1elepton/internal/v1/tasks.proto\x1a\x1dlepton/policy/v1/policy.proto\x1a\x1elepton/scheduler/v1/node.proto\x1a!lepton/scheduler/v1/program.proto\x1a\"lepton/scheduler/v1/workload.proto\"\x92\x02\n\x12OpenSessionRequest\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x19.lepton.internal.v1.HelloH\x00\x12\x32\n\theartbeat\x18\x02 \x01(\x0b\x32\x1d.lepton.internal.v1.HeartbeatH\x00\x12\x30\n\x05slice\x18\x03 \x01(\x0b\x32\x1f.lepton.internal.v1.SliceReportH\x00\x12.\n\x07goodbye\x18\x04 \x01(\x0b\x32\x1b.lepton.internal.v1.GoodbyeH\x00\x12/\n\x05tasks\x18\x05 \x01(\x0b\x32\x1e.lepton.internal.v1.TaskReportH\x00\x42\t\n\x07message\"\x90\x01\n\x05Hello\x12\'\n\x04node\x18\x01 \x01(\x0b\x32\x19.lepton.scheduler.v1.Node\x12/\n\x06slices\x18\x02 \x03(\x0b\x32\x1f.lepton.internal.v1.SliceReport\x12-\n\x05tasks\x18\x03 \x03(\x0b\x32\x1e.lepton.internal.v1.TaskReport\"P\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x16\n\x0e\x63pu_used_milli\x18\x02 \x01(\x03\x12\x19\n\x11memory_used_bytes\x18\x03 \x01(\x03\"^\n\x0bSliceReport\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12)\n\x05slice\x18\x03 \x01(\x0b\x32\x1a.lepton.scheduler.v1.Slice\"t\n\nTaskReport\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12.\n\x06states\x18\x04 \x01(\x0b\x32\x1e.lepton.internal.v1.TaskStates\"\t\n\x07Goodbye\"\xd0\x03\n\x13OpenSessionResponse\x12.\n\x07welcome\x18\x01 \x01(\x0b\x32\x1b.lepton.internal.v1.WelcomeH\x00\x12\x39\n\rheartbeat_ack\x18\x02 \x01(\x0b\x32 .lepton.internal.v1.HeartbeatAckH\x00\x12\x37\n\tslice_ack\x18\x03 \x01(\x0b\x32\".lepton.internal.v1.SliceReportAckH\x00\x12\x30\n\x05start\x18\x04 \x01(\x0b\x32\x1f.lepton.internal.v1.StartSlicesH\x00\x12.\n\x04stop\x18\x05 \x01(\x0b\x32\x1e.lepton.internal.v1.StopSlicesH\x00\x12\x39\n\rgang_endpoint\x18\x06 \x01(\x0b\x32 .lepton.internal.v1.GangEndpointH\x00\x12\x35\n\x0bstart_tasks\x18\x07 \x01(\x0b\x32\x1e.lepton.internal.v1.StartTasksH\x00\x12\x36\n\ttasks_ack\x18\x08 \x01(\x0b\x32!.lepton.internal.v1.TaskReportAckH\x00\x42\t\n\x07message\"\x9f\x01\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05ttl_s\x18\x02 \x01(\x01\x12\x34\n\x0b\x61ssignments\x18\x03 \x03(\x0b\x32\x1f.lepton.internal.v1.StartSlices\x12\x0c\n\x04node\x18\x04 \x01(\t\x12-\n\x05tasks\x18\x05 \x03(\x0b\x32\x1e.lepton.internal.v1.StartTasks\"O\n\x0cHeartbeatAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12-\n\tsend_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"v\n\x0eSliceReportAck\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\r\n\x05index\x18\x03 \x01(\x05\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .lepton.scheduler.v1.Slice.State\"\xff\x02\n\x0bStartSlices\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x14\n\x0cworkload_uid\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x11\n\tgang_size\x18\x04 \x01(\x05\x12*\n\x06slices\x18\x05 \x03(\x0b\x32\x1a.lepton.scheduler.v1.Slice\x12?\n\x08programs\x18\x06 \x03(\x0b\x32-.lepton.internal.v1.StartSlices.ProgramsEntry\x12\x13\n\x0bhosts_store\x18\x07 \x01(\x08\x12\x16\n\x0estore_endpoint\x18\x08 \x01(\t\x12\r\n\x05owner\x18\t \x01(\t\x12\x15\n\rtrace_context\x18\n \x01(\t\x12\x12\n\ngang_nodes\x18\x0b \x03(\t\x1aM\n\rProgramsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.lepton.scheduler.v1.Program:\x02\x38\x01\"\x8b\x02\n\nStartTasks\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x14\n\x0cworkload_uid\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12,\n\x05tasks\x18\x04 \x01(\x0b\x32\x1d.lepton.internal.v1.NodeTasks\x12\x0e\n\x06serial\x18\x05 \x01(\x05\x12\x12\n\ntask_count\x18\x06 \x01(\x05\x12\x13\n\x0b\x66irst_index\x18\x07 \x01(\x05\x12\x34\n\x07program\x18\x08 \x01(\x0b\x32#.lepton.scheduler.v1.ProcessProgram\x12\r\n\x05owner\x18\t \x01(\t\x12\x15\n\rtrace_context\x18\n \x01(\t\"G\n\rTaskReportAck\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\"\x91\x01\n\nStopSlices\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x0f\n\x07grace_s\x18\x03 \x01(\x01\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06slices\x18\x05 \x03(\x05\x12,\n\x05tasks\x18\x06 \x01(\x0b\x32\x1d.lepton.internal.v1.NodeTasks\"L\n\x0cGangEndpoint\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x16\n\x0estore_endpoint\x18\x03 \x01(\t2\x85\x01\n\x12NodeSessionService\x12o\n\x0bOpenSession\x12&.lepton.internal.v1.OpenSessionRequest\x1a\'.lepton.internal.v1.OpenSessionResponse\"\x0b\xa2\xbb\x18\x07\"\x05\x61gent(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,38 +41,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTSLICES_PROGRAMSENTRY']._serialized_options = b'8\001'
   _globals['_NODESESSIONSERVICE'].methods_by_name['OpenSession']._loaded_options = None
   _globals['_NODESESSIONSERVICE'].methods_by_name['OpenSession']._serialized_options = b'\242\273\030\007\"\005agent'
-  _globals['_OPENSESSIONREQUEST']._serialized_start=228
-  _globals['_OPENSESSIONREQUEST']._serialized_end=502
-  _globals['_HELLO']._serialized_start=505
-  _globals['_HELLO']._serialized_end=649
-  _globals['_HEARTBEAT']._serialized_start=651
-  _globals['_HEARTBEAT']._serialized_end=731
-  _globals['_SLICEREPORT']._serialized_start=733
-  _globals['_SLICEREPORT']._serialized_end=827
-  _globals['_TASKREPORT']._serialized_start=829
-  _globals['_TASKREPORT']._serialized_end=945
-  _globals['_GOODBYE']._serialized_start=947
-  _globals['_GOODBYE']._serialized_end=956
-  _globals['_OPENSESSIONRESPONSE']._serialized_start=959
-  _globals['_OPENSESSIONRESPONSE']._serialized_end=1423
-  _globals['_WELCOME']._serialized_start=1426
-  _globals['_WELCOME']._serialized_end=1585
-  _globals['_HEARTBEATACK']._serialized_start=1587
-  _globals['_HEARTBEATACK']._serialized_end=1619
-  _globals['_SLICEREPORTACK']._serialized_start=1621
-  _globals['_SLICEREPORTACK']._serialized_end=1739
-  _globals['_STARTSLICES']._serialized_start=1742
-  _globals['_STARTSLICES']._serialized_end=2125
-  _globals['_STARTSLICES_PROGRAMSENTRY']._serialized_start=2048
-  _globals['_STARTSLICES_PROGRAMSENTRY']._serialized_end=2125
-  _globals['_STARTTASKS']._serialized_start=2128
-  _globals['_STARTTASKS']._serialized_end=2395
-  _globals['_TASKREPORTACK']._serialized_start=2397
-  _globals['_TASKREPORTACK']._serialized_end=2468
-  _globals['_STOPSLICES']._serialized_start=2471
-  _globals['_STOPSLICES']._serialized_end=2616
-  _globals['_GANGENDPOINT']._serialized_start=2618
-  _globals['_GANGENDPOINT']._serialized_end=2694
-  _globals['_NODESESSIONSERVICE']._serialized_start=2697
-  _globals['_NODESESSIONSERVICE']._serialized_end=2830
+  _globals['_OPENSESSIONREQUEST']._serialized_start=261
+  _globals['_OPENSESSIONREQUEST']._serialized_end=535
+  _globals['_HELLO']._serialized_start=538
+  _globals['_HELLO']._serialized_end=682
+  _globals['_HEARTBEAT']._serialized_start=684
+  _globals['_HEARTBEAT']._serialized_end=764
+  _globals['_SLICEREPORT']._serialized_start=766
+  _globals['_SLICEREPORT']._serialized_end=860
+  _globals['_TASKREPORT']._serialized_start=862
+  _globals['_TASKREPORT']._serialized_end=978
+  _globals['_GOODBYE']._serialized_start=980
+  _globals['_GOODBYE']._serialized_end=989
+  _globals['_OPENSESSIONRESPONSE']._serialized_start=992
+  _globals['_OPENSESSIONRESPONSE']._serialized_end=1456
+  _globals['_WELCOME']._serialized_start=1459
+  _globals['_WELCOME']._serialized_end=1618
+  _globals['_HEARTBEATACK']._serialized_start=1620
+  _globals['_HEARTBEATACK']._serialized_end=1699
+  _globals['_SLICEREPORTACK']._serialized_start=1701
+  _globals['_SLICEREPORTACK']._serialized_end=1819
+  _globals['_STARTSLICES']._serialized_start=1822
+  _globals['_STARTSLICES']._serialized_end=2205
+  _globals['_STARTSLICES_PROGRAMSENTRY']._serialized_start=2128
+  _globals['_STARTSLICES_PROGRAMSENTRY']._serialized_end=2205
+  _globals['_STARTTASKS']._serialized_start=2208
+  _globals['_STARTTASKS']._serialized_end=2475
+  _globals['_TASKREPORTACK']._serialized_start=2477
+  _globals['_TASKREPORTACK']._serialized_end=2548
+  _globals['_STOPSLICES']._serialized_start=2551
+  _globals['_STOPSLICES']._serialized_end=2696
+  _globals['_GANGENDPOINT']._serialized_start=2698
+  _globals['_GANGENDPOINT']._serialized_end=2774
+  _globals['_NODESESSIONSERVICE']._serialized_start=2777
+  _globals['_NODESESSIONSERVICE']._serialized_end=2910
 # @@protoc_insertion_point(module_scope)

@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from lepton.auth.v1 import compliance_pb2 as lepton_dot_auth_dot_v1_dot_compliance__pb2
 from lepton.policy.v1 import condition_pb2 as lepton_dot_policy_dot_v1_dot_condition__pb2
 from lepton.policy.v1 import policy_pb2 as lepton_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$lepton/internal/v1/policy_feed.proto\x12\x12lepton.internal.v1\x1a\x1flepton/auth/v1/compliance.proto\x1a lepton/policy/v1/condition.proto\x1a\x1dlepton/policy/v1/policy.proto\"\x14\n\x12WatchPolicyRequest\"S\n\x13WatchPolicyResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.lepton.internal.v1.Policy\"\xef\x06\n\x06Policy\x12.\n\x05roles\x18\x01 \x03(\x0b\x32\x1f.lepton.internal.v1.Policy.Role\x12\x34\n\x08\x62indings\x18\x02 \x03(\x0b\x32\".lepton.internal.v1.Policy.Binding\x12:\n\x0brevocations\x18\x03 \x03(\x0b\x32%.lepton.internal.v1.Policy.Revocation\x12\x11\n\tjwks_json\x18\x04 \x01(\t\x12\x0e\n\x06issuer\x18\x05 \x01(\t\x12\x10\n\x08\x61udience\x18\x06 \x01(\t\x12\x30\n\x06limits\x18\x14 \x03(\x0b\x32 .lepton.internal.v1.Policy.Limit\x12=\n\x13\x63ompliance_policies\x18( \x03(\x0b\x32 .lepton.auth.v1.CompliancePolicy\x12\x42\n\x15\x63ompliance_exemptions\x18) \x03(\x0b\x32#.lepton.auth.v1.ComplianceExemption\x12/\n\x0b\x64\x61ta_labels\x18* \x03(\x0b\x32\x1a.lepton.auth.v1.DataLabels\x1a)\n\x04Role\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x03(\t\x1ag\n\x07\x42inding\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x0f\n\x07members\x18\x03 \x03(\t\x12.\n\tcondition\x18\x04 \x01(\x0b\x32\x1b.lepton.policy.v1.Condition\x1a\xac\x01\n\x05Limit\x12\x0f\n\x07members\x18\x01 \x03(\t\x12\x1b\n\x0erequests_per_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1b\n\x0emax_unfinished\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x1d\n\x10max_device_milli\x18\x04 \x01(\x03H\x02\x88\x01\x01\x42\x11\n\x0f_requests_per_sB\x11\n\x0f_max_unfinishedB\x13\n\x11_max_device_milli\x1a\x65\n\nRevocation\x12\r\n\x03jti\x18\x01 \x01(\tH\x00\x12\x11\n\x07session\x18\x02 \x01(\tH\x00\x12\x13\n\tprincipal\x18\x03 \x01(\tH\x00\x12\x15\n\rbefore_unix_s\x18\x04 \x01(\x03\x42\t\n\x07subject2\xa4\x01\n\x11PolicyFeedService\x12\x8e\x01\n\x0bWatchPolicy\x12&.lepton.internal.v1.WatchPolicyRequest\x1a\'.lepton.internal.v1.WatchPolicyResponse\",\x90\x02\x01\xa2\xbb\x18%\"\x04\x61uth\"\tscheduler\"\x07trainer\"\tinference0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$lepton/internal/v1/policy_feed.proto\x12\x12lepton.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flepton/auth/v1/compliance.proto\x1a lepton/policy/v1/condition.proto\x1a\x1dlepton/policy/v1/policy.proto\"\x14\n\x12WatchPolicyRequest\"\x82\x01\n\x13WatchPolicyResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.lepton.internal.v1.Policy\x12-\n\tsend_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xef\x06\n\x06Policy\x12.\n\x05roles\x18\x01 \x03(\x0b\x32\x1f.lepton.internal.v1.Policy.Role\x12\x34\n\x08\x62indings\x18\x02 \x03(\x0b\x32\".lepton.internal.v1.Policy.Binding\x12:\n\x0brevocations\x18\x03 \x03(\x0b\x32%.lepton.internal.v1.Policy.Revocation\x12\x11\n\tjwks_json\x18\x04 \x01(\t\x12\x0e\n\x06issuer\x18\x05 \x01(\t\x12\x10\n\x08\x61udience\x18\x06 \x01(\t\x12\x30\n\x06limits\x18\x14 \x03(\x0b\x32 .lepton.internal.v1.Policy.Limit\x12=\n\x13\x63ompliance_policies\x18( \x03(\x0b\x32 .lepton.auth.v1.CompliancePolicy\x12\x42\n\x15\x63ompliance_exemptions\x18) \x03(\x0b\x32#.lepton.auth.v1.ComplianceExemption\x12/\n\x0b\x64\x61ta_labels\x18* \x03(\x0b\x32\x1a.lepton.auth.v1.DataLabels\x1a)\n\x04Role\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x03(\t\x1ag\n\x07\x42inding\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x0f\n\x07members\x18\x03 \x03(\t\x12.\n\tcondition\x18\x04 \x01(\x0b\x32\x1b.lepton.policy.v1.Condition\x1a\xac\x01\n\x05Limit\x12\x0f\n\x07members\x18\x01 \x03(\t\x12\x1b\n\x0erequests_per_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1b\n\x0emax_unfinished\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x1d\n\x10max_device_milli\x18\x04 \x01(\x03H\x02\x88\x01\x01\x42\x11\n\x0f_requests_per_sB\x11\n\x0f_max_unfinishedB\x13\n\x11_max_device_milli\x1a\x65\n\nRevocation\x12\r\n\x03jti\x18\x01 \x01(\tH\x00\x12\x11\n\x07session\x18\x02 \x01(\tH\x00\x12\x13\n\tprincipal\x18\x03 \x01(\tH\x00\x12\x15\n\rbefore_unix_s\x18\x04 \x01(\x03\x42\t\n\x07subject2\xaf\x01\n\x11PolicyFeedService\x12\x99\x01\n\x0bWatchPolicy\x12&.lepton.internal.v1.WatchPolicyRequest\x1a\'.lepton.internal.v1.WatchPolicyResponse\"7\x90\x02\x01\xa2\xbb\x18\x30\"\x04\x61uth\"\tscheduler\"\x07trainer\"\tinference\"\tcollector0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,21 +36,21 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lepton.internal.v1.policy_f
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_POLICYFEEDSERVICE'].methods_by_name['WatchPolicy']._loaded_options = None
-  _globals['_POLICYFEEDSERVICE'].methods_by_name['WatchPolicy']._serialized_options = b'\220\002\001\242\273\030%\"\004auth\"\tscheduler\"\007trainer\"\tinference'
-  _globals['_WATCHPOLICYREQUEST']._serialized_start=158
-  _globals['_WATCHPOLICYREQUEST']._serialized_end=178
-  _globals['_WATCHPOLICYRESPONSE']._serialized_start=180
-  _globals['_WATCHPOLICYRESPONSE']._serialized_end=263
-  _globals['_POLICY']._serialized_start=266
-  _globals['_POLICY']._serialized_end=1145
-  _globals['_POLICY_ROLE']._serialized_start=721
-  _globals['_POLICY_ROLE']._serialized_end=762
-  _globals['_POLICY_BINDING']._serialized_start=764
-  _globals['_POLICY_BINDING']._serialized_end=867
-  _globals['_POLICY_LIMIT']._serialized_start=870
-  _globals['_POLICY_LIMIT']._serialized_end=1042
-  _globals['_POLICY_REVOCATION']._serialized_start=1044
-  _globals['_POLICY_REVOCATION']._serialized_end=1145
-  _globals['_POLICYFEEDSERVICE']._serialized_start=1148
-  _globals['_POLICYFEEDSERVICE']._serialized_end=1312
+  _globals['_POLICYFEEDSERVICE'].methods_by_name['WatchPolicy']._serialized_options = b'\220\002\001\242\273\0300\"\004auth\"\tscheduler\"\007trainer\"\tinference\"\tcollector'
+  _globals['_WATCHPOLICYREQUEST']._serialized_start=191
+  _globals['_WATCHPOLICYREQUEST']._serialized_end=211
+  _globals['_WATCHPOLICYRESPONSE']._serialized_start=214
+  _globals['_WATCHPOLICYRESPONSE']._serialized_end=344
+  _globals['_POLICY']._serialized_start=347
+  _globals['_POLICY']._serialized_end=1226
+  _globals['_POLICY_ROLE']._serialized_start=802
+  _globals['_POLICY_ROLE']._serialized_end=843
+  _globals['_POLICY_BINDING']._serialized_start=845
+  _globals['_POLICY_BINDING']._serialized_end=948
+  _globals['_POLICY_LIMIT']._serialized_start=951
+  _globals['_POLICY_LIMIT']._serialized_end=1123
+  _globals['_POLICY_REVOCATION']._serialized_start=1125
+  _globals['_POLICY_REVOCATION']._serialized_end=1226
+  _globals['_POLICYFEEDSERVICE']._serialized_start=1229
+  _globals['_POLICYFEEDSERVICE']._serialized_end=1404
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ How services learn the policy that they enforce."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from lepton.auth.v1 import compliance_pb2 as _compliance_pb2
 from lepton.policy.v1 import condition_pb2 as _condition_pb2
@@ -45,21 +46,27 @@ class WatchPolicyResponse(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    SEND_TIME_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision; rises with every change."""
     @_builtins.property
     def policy(self) -> Global___Policy:
         """Unset on a bookmark: nothing has changed."""
 
+    @_builtins.property
+    def send_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was sent, by auth's clock: who follows tells by it whether its own clock differs."""
+
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         policy: Global___Policy | None = ...,
+        send_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "send_time", b"send_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "revision", b"revision", "send_time", b"send_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

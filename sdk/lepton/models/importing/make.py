@@ -1,7 +1,7 @@
 """From a source to a package: files looked at, the model run once, golden requests and signature made of that."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from lepton.models.importing import proof
 from lepton.models.importing.proof import Proof
 from lepton.models.importing.self_contained import self_contained
 from lepton.models.importing.source import Source
-from lepton.models.package import GOLDEN, ONNX, Form, LineageValue, ModelPackage, Signature, Tensor
+from lepton.models.package import GOLDEN, ONNX, Form, LineageValue, ModelPackage, Tensor
 
 Say = Callable[[str], None]
 _DIGEST: Final = "sha256:" + "0" * 64
@@ -122,7 +122,7 @@ def _spec(source: Source, wishes: Wishes, model: Path, folder: Path) -> dict[str
     signature = None
     golden = wishes.golden
     if source.package is not None:
-        signature = _document(source.package.signature)
+        signature = source.package.signature.to_json()
         if golden is None and GOLDEN in source.beside:
             golden = _as_npz(source.beside[GOLDEN], source.package, folder)
     return {
@@ -136,13 +136,6 @@ def _spec(source: Source, wishes: Wishes, model: Path, folder: Path) -> dict[str
         "below": dict(wishes.below),
         "sizes": dict(wishes.sizes),
         "signature": signature,
-    }
-
-
-def _document(signature: Signature) -> dict[str, Sequence[dict[str, Any]]]:
-    return {
-        "inputs": [tensor.to_json() for tensor in signature.inputs],
-        "outputs": [tensor.to_json() for tensor in signature.outputs],
     }
 
 

@@ -37,7 +37,7 @@ PROBLEM: Final = "problem.json"
 def prove(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Runs the model with its golden samples and writes them; the report. Raises LeptonError."""
     path = Path(spec["model"])
-    wanted = _signature(spec["signature"]) if spec.get("signature") else None
+    wanted = Signature.from_json(spec["signature"]) if spec.get("signature") else None
     arrays = samples.read_npz(Path(spec["golden"])) if spec.get("golden") else None
     runner, chosen = _runner(spec, path, wanted, arrays, folder)
     signature = wanted or runner.signature
@@ -115,13 +115,6 @@ def _check_rows(path: Path, runner: Runner, chosen: samples.Given, outputs: samp
             raise _unproved(
                 path, f"a row alone gets another answer ({name} {problem}); fix the first dimension instead"
             )
-
-
-def _signature(document: dict[str, Any]) -> Signature:
-    return Signature(
-        inputs=tuple(map(Tensor.from_json, document["inputs"])),
-        outputs=tuple(map(Tensor.from_json, document["outputs"])),
-    )
 
 
 def _unproved(path: Path, problem: str) -> InvalidArgument:

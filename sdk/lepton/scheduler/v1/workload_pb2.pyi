@@ -197,6 +197,26 @@ class Workload(_message.Message):
     """On as many nodes as can be, so that the loss of one costs little."""
 
     @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class NodeSelectorEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -286,6 +306,7 @@ class Workload(_message.Message):
     GROUPS_FIELD_NUMBER: _builtins.int
     MAX_RESTARTS_FIELD_NUMBER: _builtins.int
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     PENDING_REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
@@ -363,6 +384,10 @@ class Workload(_message.Message):
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___SliceGroup]:
         """Its slices, by role."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The user's own key/value pairs. A compliance policy on residency places a workload that no service made by them."""
 
     @_builtins.property
     def slices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Slice]:
@@ -449,6 +474,7 @@ class Workload(_message.Message):
         groups: _abc.Iterable[Global___SliceGroup] | None = ...,
         max_restarts: _builtins.int = ...,
         trace_context: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         state: Global___Workload.State.ValueType = ...,
         pending_reason: Global___Workload.PendingReason.ValueType = ...,
         message: _builtins.str = ...,
@@ -482,7 +508,7 @@ class Workload(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["array", b"array", "assign_time", b"assign_time", "checkpoint_time", b"checkpoint_time", "create_time", b"create_time", "end_time", b"end_time", "failures", b"failures", "quota_reserve_time", b"quota_reserve_time", "restart_policy", b"restart_policy", "start_time", b"start_time", "topology", b"topology", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission_checks", b"admission_checks", "array", b"array", "assign_time", b"assign_time", "checkpoint_time", b"checkpoint_time", "create_time", b"create_time", "creator", b"creator", "disable_preemption", b"disable_preemption", "end_time", b"end_time", "etag", b"etag", "expected_duration_s", b"expected_duration_s", "failures", b"failures", "floating_resources", b"floating_resources", "generation", b"generation", "granted", b"granted", "groups", b"groups", "hold", b"hold", "kind", b"kind", "max_restarts", b"max_restarts", "message", b"message", "name", b"name", "node_selector", b"node_selector", "owner", b"owner", "pending_reason", b"pending_reason", "pools", b"pools", "preemptions", b"preemptions", "priority", b"priority", "queue", b"queue", "quota_reserve_time", b"quota_reserve_time", "restart_policy", b"restart_policy", "restarts", b"restarts", "slices", b"slices", "spread", b"spread", "start_time", b"start_time", "state", b"state", "throughput", b"throughput", "tolerations", b"tolerations", "topology", b"topology", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission_checks", b"admission_checks", "array", b"array", "assign_time", b"assign_time", "checkpoint_time", b"checkpoint_time", "create_time", b"create_time", "creator", b"creator", "disable_preemption", b"disable_preemption", "end_time", b"end_time", "etag", b"etag", "expected_duration_s", b"expected_duration_s", "failures", b"failures", "floating_resources", b"floating_resources", "generation", b"generation", "granted", b"granted", "groups", b"groups", "hold", b"hold", "kind", b"kind", "labels", b"labels", "max_restarts", b"max_restarts", "message", b"message", "name", b"name", "node_selector", b"node_selector", "owner", b"owner", "pending_reason", b"pending_reason", "pools", b"pools", "preemptions", b"preemptions", "priority", b"priority", "queue", b"queue", "quota_reserve_time", b"quota_reserve_time", "restart_policy", b"restart_policy", "restarts", b"restarts", "slices", b"slices", "spread", b"spread", "start_time", b"start_time", "state", b"state", "throughput", b"throughput", "tolerations", b"tolerations", "topology", b"topology", "trace_context", b"trace_context", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

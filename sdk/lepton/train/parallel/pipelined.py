@@ -9,12 +9,11 @@ import torch.distributed as dist
 from torch import Tensor, fx, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.distributed.pipelining.schedules import PipelineScheduleSingle
-from torch.distributed.tensor import DTensor
 
 from lepton.train.parallel import gradients, relay, share, state
 from lepton.train.parallel.mesh import Place
 from lepton.train.parallel.optimizing import Optimizing
-from lepton.train.parallel.precision import Precision
+from lepton.train.parallel.precision import Precision, plain
 from lepton.train.parallel.replicas import Replicas
 from lepton.train.parallel.strategy import Loss, SavedState
 from lepton.train.parallel.tied import Tied
@@ -72,7 +71,7 @@ class Pipelined:
             self._part = _Part(targets=y, loss=loss, factor=factor, count=len(x))
             output = self._run(x)
             if output is not None:
-                outputs.append(_plain(output).detach()[: len(x)])
+                outputs.append(plain(output).detach()[: len(x)])
                 total += self._part.total.to(self.device)
         gradients.settle_placements(self._optimizing.parameters)
         self._tied.sum()
@@ -121,7 +120,7 @@ class Pipelined:
         """The loss of a microbatch: of those of its rows that are samples."""
         part = self._part
         with torch.autocast(self.device.type, enabled=False):
-            output = _plain(output)
+            output = plain(output)
             kept = rows[rows < part.count]
             if not len(kept):
                 return share.nothing(output)
@@ -147,7 +146,7 @@ class Pipelined:
         with torch.no_grad(), self._mixing(), self._precision.forward():
             outputs = self._stage(*arguments, **extra)
         if self._is_last:
-            return _plain(outputs)[: len(inputs)]
+            return plain(outputs)[: len(inputs)]
         after = dist.get_global_rank(group, self._number + 1)
         relay.send({str(i): t for i, t in enumerate(outputs)}, after, device=self.device, group=group)
         return None
@@ -191,8 +190,3 @@ class _Part:
         self.targets = torch.empty(0) if targets is None else targets
         self.loss, self.factor, self.count = loss, factor, count
         self.total = torch.zeros(())
-
-
-def _plain(output: Tensor) -> Tensor:
-    output = output.full_tensor() if isinstance(output, DTensor) else output
-    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output

@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from lepton.errors import InvalidArgument
 
@@ -65,3 +67,9 @@ class LossScale:
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Takes over what a checkpoint kept."""
         self.value, self._steps = float(state["value"]), int(state["steps"])
+
+
+def plain(output: Tensor) -> Tensor:
+    """The outputs in full and, of reduced precision, in 32 bits: what a loss is computed from."""
+    output = output.full_tensor() if isinstance(output, DTensor) else output
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output

@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from lepton.train.parallel import gradients, share, state
 from lepton.train.parallel.mesh import Place
 from lepton.train.parallel.optimizing import Optimizing
-from lepton.train.parallel.precision import Precision
+from lepton.train.parallel.precision import Precision, plain
 from lepton.train.parallel.replicas import Replicas
 from lepton.train.parallel.strategy import Loss, SavedState
 
@@ -57,7 +56,7 @@ class WholeModel:
 
     def _pass(self, x: Tensor, y: Tensor, loss: Loss, scale: float) -> tuple[Tensor, Tensor]:
         with self._precision.forward():
-            output = _plain(self._replicas(x if len(x) else share.stand_in(x)))
+            output = plain(self._replicas(x if len(x) else share.stand_in(x)))
         summed = loss(output, y) if len(x) else share.nothing(output)
         # Replicas average over the data ranks; this makes it the sum, however unevenly the samples are divided.
         scaled = self._precision.scaled(summed * (scale * self._replicas.averaged_over))
@@ -72,7 +71,7 @@ class WholeModel:
         """See Strategy."""
         inputs = inputs.to(self.device)
         with torch.no_grad(), self._mixing(), self._precision.forward():
-            output = _plain(self._replicas.evaluate(inputs if len(inputs) else share.stand_in(inputs)))
+            output = plain(self._replicas.evaluate(inputs if len(inputs) else share.stand_in(inputs)))
         return output[: len(inputs)]
 
     def state(self) -> dict[str, Any]:
@@ -92,9 +91,3 @@ class WholeModel:
 
     def close(self) -> None:
         """See Strategy."""
-
-
-def _plain(output: Tensor) -> Tensor:
-    """The outputs in full and, of reduced precision, in 32 bits: what a loss is computed from."""
-    output = output.full_tensor() if isinstance(output, DTensor) else output
-    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output

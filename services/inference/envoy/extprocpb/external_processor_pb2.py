@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n;services/inference/envoy/extprocpb/external_processor.proto\x12\x19\x65nvoy.service.ext_proc.v3\x1a\x1cgoogle/protobuf/struct.proto\"\xe6\x01\n\x11ProcessingRequest\x12\x41\n\x0frequest_headers\x18\x02 \x01(\x0b\x32&.envoy.service.ext_proc.v3.HttpHeadersH\x00\x12\x44\n\x11response_trailers\x18\x07 \x01(\x0b\x32\'.envoy.service.ext_proc.v3.HttpTrailersH\x00\x12=\n\x10metadata_context\x18\x08 \x01(\x0b\x32#.envoy.service.ext_proc.v3.MetadataB\t\n\x07request\"\xfd\x01\n\x12ProcessingResponse\x12\x45\n\x0frequest_headers\x18\x01 \x01(\x0b\x32*.envoy.service.ext_proc.v3.HeadersResponseH\x00\x12H\n\x11response_trailers\x18\x06 \x01(\x0b\x32+.envoy.service.ext_proc.v3.TrailersResponseH\x00\x12J\n\x12immediate_response\x18\x07 \x01(\x0b\x32,.envoy.service.ext_proc.v3.ImmediateResponseH\x00\x42\n\n\x08response\"\xac\x01\n\x08Metadata\x12P\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32\x37.envoy.service.ext_proc.v3.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\r\n\x0bHttpHeaders\"\x0e\n\x0cHttpTrailers\"\x11\n\x0fHeadersResponse\"\x12\n\x10TrailersResponse\"\xa5\x01\n\x11ImmediateResponse\x12\x35\n\x06status\x18\x01 \x01(\x0b\x32%.envoy.service.ext_proc.v3.HttpStatus\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12:\n\x0bgrpc_status\x18\x04 \x01(\x0b\x32%.envoy.service.ext_proc.v3.GrpcStatus\x12\x0f\n\x07\x64\x65tails\x18\x05 \x01(\t\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\"\x1c\n\nGrpcStatus\x12\x0e\n\x06status\x18\x01 \x01(\r2\x7f\n\x11\x45xternalProcessor\x12j\n\x07Process\x12,.envoy.service.ext_proc.v3.ProcessingRequest\x1a-.envoy.service.ext_proc.v3.ProcessingResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n;services/inference/envoy/extprocpb/external_processor.proto\x12\x19\x65nvoy.service.ext_proc.v3\x1a\x1cgoogle/protobuf/struct.proto\"\xa0\x01\n\x11ProcessingRequest\x12\x41\n\x0frequest_headers\x18\x02 \x01(\x0b\x32&.envoy.service.ext_proc.v3.HttpHeadersH\x00\x12=\n\x10metadata_context\x18\x08 \x01(\x0b\x32#.envoy.service.ext_proc.v3.MetadataB\t\n\x07request\"\x14\n\x12ProcessingResponse\"\xac\x01\n\x08Metadata\x12P\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32\x37.envoy.service.ext_proc.v3.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\r\n\x0bHttpHeaders2\x7f\n\x11\x45xternalProcessor\x12j\n\x07Process\x12,.envoy.service.ext_proc.v3.ProcessingRequest\x1a-.envoy.service.ext_proc.v3.ProcessingResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,27 +35,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METADATA_FILTERMETADATAENTRY']._loaded_options = None
   _globals['_METADATA_FILTERMETADATAENTRY']._serialized_options = b'8\001'
   _globals['_PROCESSINGREQUEST']._serialized_start=121
-  _globals['_PROCESSINGREQUEST']._serialized_end=351
-  _globals['_PROCESSINGRESPONSE']._serialized_start=354
-  _globals['_PROCESSINGRESPONSE']._serialized_end=607
-  _globals['_METADATA']._serialized_start=610
-  _globals['_METADATA']._serialized_end=782
-  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=704
-  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=782
-  _globals['_HTTPHEADERS']._serialized_start=784
-  _globals['_HTTPHEADERS']._serialized_end=797
-  _globals['_HTTPTRAILERS']._serialized_start=799
-  _globals['_HTTPTRAILERS']._serialized_end=813
-  _globals['_HEADERSRESPONSE']._serialized_start=815
-  _globals['_HEADERSRESPONSE']._serialized_end=832
-  _globals['_TRAILERSRESPONSE']._serialized_start=834
-  _globals['_TRAILERSRESPONSE']._serialized_end=852
-  _globals['_IMMEDIATERESPONSE']._serialized_start=855
-  _globals['_IMMEDIATERESPONSE']._serialized_end=1020
-  _globals['_HTTPSTATUS']._serialized_start=1022
-  _globals['_HTTPSTATUS']._serialized_end=1048
-  _globals['_GRPCSTATUS']._serialized_start=1050
-  _globals['_GRPCSTATUS']._serialized_end=1078
-  _globals['_EXTERNALPROCESSOR']._serialized_start=1080
-  _globals['_EXTERNALPROCESSOR']._serialized_end=1207
+  _globals['_PROCESSINGREQUEST']._serialized_end=281
+  _globals['_PROCESSINGRESPONSE']._serialized_start=283
+  _globals['_PROCESSINGRESPONSE']._serialized_end=303
+  _globals['_METADATA']._serialized_start=306
+  _globals['_METADATA']._serialized_end=478
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=400
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=478
+  _globals['_HTTPHEADERS']._serialized_start=480
+  _globals['_HTTPHEADERS']._serialized_end=493
+  _globals['_EXTERNALPROCESSOR']._serialized_start=495
+  _globals['_EXTERNALPROCESSOR']._serialized_end=622
 # @@protoc_insertion_point(module_scope)

@@ -42,15 +42,10 @@ class ProcessingRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_HEADERS_FIELD_NUMBER: _builtins.int
-    RESPONSE_TRAILERS_FIELD_NUMBER: _builtins.int
     METADATA_CONTEXT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request_headers(self) -> Global___HttpHeaders:
         """Information about the HTTP request headers."""
-
-    @_builtins.property
-    def response_trailers(self) -> Global___HttpTrailers:
-        """Information about the HTTP response trailers."""
 
     @_builtins.property
     def metadata_context(self) -> Global___Metadata:
@@ -60,14 +55,13 @@ class ProcessingRequest(_message.Message):
         self,
         *,
         request_headers: Global___HttpHeaders | None = ...,
-        response_trailers: Global___HttpTrailers | None = ...,
         metadata_context: Global___Metadata | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata_context", b"metadata_context", "request", b"request", "request_headers", b"request_headers", "response_trailers", b"response_trailers"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata_context", b"metadata_context", "request", b"request", "request_headers", b"request_headers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata_context", b"metadata_context", "request", b"request", "request_headers", b"request_headers", "response_trailers", b"response_trailers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata_context", b"metadata_context", "request", b"request", "request_headers", b"request_headers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["request_headers", "response_trailers"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["request_headers"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -75,41 +69,18 @@ Global___ProcessingRequest: _TypeAlias = ProcessingRequest  # noqa: Y015
 
 @_typing.final
 class ProcessingResponse(_message.Message):
-    """For every ProcessingRequest received by the server, it must send back exactly one of these."""
+    """What the server may answer with; Lepton's never does."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    REQUEST_HEADERS_FIELD_NUMBER: _builtins.int
-    RESPONSE_TRAILERS_FIELD_NUMBER: _builtins.int
-    IMMEDIATE_RESPONSE_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def request_headers(self) -> Global___HeadersResponse:
-        """The server must send back this message in response to request_headers."""
-
-    @_builtins.property
-    def response_trailers(self) -> Global___TrailersResponse:
-        """The server must send back this message in response to response_trailers."""
-
-    @_builtins.property
-    def immediate_response(self) -> Global___ImmediateResponse:
-        """If specified, attempt to create a locally generated response, send it downstream, and stop processing additional
-        filters and ignore any additional messages received from the remote server for this request or response.
-        """
-
     def __init__(
         self,
-        *,
-        request_headers: Global___HeadersResponse | None = ...,
-        response_trailers: Global___TrailersResponse | None = ...,
-        immediate_response: Global___ImmediateResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["immediate_response", b"immediate_response", "request_headers", b"request_headers", "response", b"response", "response_trailers", b"response_trailers"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["immediate_response", b"immediate_response", "request_headers", b"request_headers", "response", b"response", "response_trailers", b"response_trailers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["request_headers", "response_trailers", "immediate_response"]  # noqa: Y015
-    _WhichOneofArgType_response: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_response) -> _WhichOneofReturnType_response | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProcessingResponse: _TypeAlias = ProcessingResponse  # noqa: Y015
 
@@ -174,136 +145,3 @@ class HttpHeaders(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HttpHeaders: _TypeAlias = HttpHeaders  # noqa: Y015
-
-@_typing.final
-class HttpTrailers(_message.Message):
-    """This message is sent to the external server when the HTTP trailers have arrived."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___HttpTrailers: _TypeAlias = HttpTrailers  # noqa: Y015
-
-@_typing.final
-class HeadersResponse(_message.Message):
-    """This message must be sent in response to an HttpHeaders message."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___HeadersResponse: _TypeAlias = HeadersResponse  # noqa: Y015
-
-@_typing.final
-class TrailersResponse(_message.Message):
-    """This message must be sent in response to an HttpTrailers message."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___TrailersResponse: _TypeAlias = TrailersResponse  # noqa: Y015
-
-@_typing.final
-class ImmediateResponse(_message.Message):
-    """This message causes the filter to attempt to create a locally generated response."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STATUS_FIELD_NUMBER: _builtins.int
-    BODY_FIELD_NUMBER: _builtins.int
-    GRPC_STATUS_FIELD_NUMBER: _builtins.int
-    DETAILS_FIELD_NUMBER: _builtins.int
-    body: _builtins.bytes
-    """The message body to return with the response."""
-    details: _builtins.str
-    """A string detailing why this local reply was sent."""
-    @_builtins.property
-    def status(self) -> Global___HttpStatus:
-        """The response code to return."""
-
-    @_builtins.property
-    def grpc_status(self) -> Global___GrpcStatus:
-        """If set, then include a gRPC status trailer."""
-
-    def __init__(
-        self,
-        *,
-        status: Global___HttpStatus | None = ...,
-        body: _builtins.bytes = ...,
-        grpc_status: Global___GrpcStatus | None = ...,
-        details: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["grpc_status", b"grpc_status", "status", b"status"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "details", b"details", "grpc_status", b"grpc_status", "status", b"status"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ImmediateResponse: _TypeAlias = ImmediateResponse  # noqa: Y015
-
-@_typing.final
-class HttpStatus(_message.Message):
-    """HTTP status."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CODE_FIELD_NUMBER: _builtins.int
-    code: _builtins.int
-    """Supplies HTTP response code."""
-    def __init__(
-        self,
-        *,
-        code: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___HttpStatus: _TypeAlias = HttpStatus  # noqa: Y015
-
-@_typing.final
-class GrpcStatus(_message.Message):
-    """This message specifies a gRPC status for an ImmediateResponse message."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STATUS_FIELD_NUMBER: _builtins.int
-    status: _builtins.int
-    """The actual gRPC status."""
-    def __init__(
-        self,
-        *,
-        status: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GrpcStatus: _TypeAlias = GrpcStatus  # noqa: Y015
