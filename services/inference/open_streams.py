@@ -45,8 +45,10 @@ class OpenStreams:
 
     def follow(self, routes: Routes) -> None:
         """Remember of which model each served model is a version: a role on it counts too."""
-        is_first = self._above is None
-        self._above = {**(self._above or {}), **{route.model: route.above for route in routes.routes}}
+        is_first, known = self._above is None, self._above or {}
+        called = {caller.model for caller in self._open.values()}  # a stream may outlive its route
+        kept = {model: known[model] for model in called & known.keys()}
+        self._above = {**kept, **{route.model: route.above for route in routes.routes}}
         if is_first:
             self._judge_all()
 

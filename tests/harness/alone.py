@@ -35,10 +35,10 @@ class Recorder(Reporter):
         self.lines.append({"kind": "package", "digest": digest, "metrics": dict(metrics)})
         return super().package(digest, metrics=metrics)
 
-    def checkpoint(self, manifest: str, *, step: int, metrics: Mapping[str, float], commit: Any = None) -> Any:
+    def checkpoint(self, manifest: str, *, step: int, metrics: Mapping[str, float]) -> Any:
         """Keeps the checkpoint."""
         self.lines.append({"kind": "checkpoint", "manifest": manifest, "step": step, "metrics": dict(metrics)})
-        return super().checkpoint(manifest, step=step, metrics=metrics, commit=commit)
+        return super().checkpoint(manifest, step=step, metrics=metrics)
 
 
 @dataclass

@@ -22,10 +22,11 @@ from lepton.train.checkpoints.forked import fork
 from lepton.train.reporter import Reporter
 from tests.harness.ranks import checkpointing
 from tests.harness.saving import Ranks, ranks, run_ranks
+from tests.harness.seeds import some_seed
 
 pytestmark = pytest.mark.integration
 
-SEED = int.from_bytes(os.urandom(4), "big")
+SEED = some_seed()
 
 
 def wait_for(condition: object, deadline_s: float = 60.0) -> None:

@@ -70,7 +70,8 @@ class Reporter:
         self._channel = channel
         self._lock = threading.Lock()
         self._sequence = 0
-        self._commits: dict[str, Commit] = {}
+        self._commits: dict[str, Commit] = {}  # what the rank was promised
+        self._asked: dict[str, Commit] = {}  # what the agent was asked for
         self._stop_deadline: float | None = None
         if channel is not None:
             threading.Thread(target=self._listen, args=(channel,), name="lepton-report", daemon=True).start()
@@ -110,12 +111,10 @@ class Reporter:
         commit = self._commits[commit_id] = Commit(commit_id)
         return commit
 
-    def checkpoint(
-        self, manifest: str, *, step: int, metrics: Mapping[str, float], commit: Commit | None = None
-    ) -> Commit:
-        """Offers a stored checkpoint to the job, as the commit that was expected where there is one."""
+    def checkpoint(self, manifest: str, *, step: int, metrics: Mapping[str, float]) -> Commit:
+        """Offers a stored checkpoint to the job. A commit that was expected is settled by whoever expects it."""
         line = {"kind": "checkpoint", "step": step, "manifest": manifest, "metrics": dict(metrics)}
-        return self._commit(commit or Commit(f"checkpoint-{step}"), manifest, line)
+        return self._commit(Commit(f"checkpoint-{step}", manifest), line)
 
     def checkpoint_failed(self, why: str) -> None:
         """Says that a checkpoint could not be written or read; the job goes on with those before it."""
@@ -130,7 +129,7 @@ class Reporter:
 
     def package(self, digest: str, *, metrics: Mapping[str, float]) -> Commit:
         """Offers the stored model package to the job."""
-        return self._commit(Commit("package"), digest, {"kind": "package", "digest": digest, "metrics": dict(metrics)})
+        return self._commit(Commit("package", digest), {"kind": "package", "digest": digest, "metrics": dict(metrics)})
 
     def artifact(self, name: str, digest: str) -> None:
         """Names a stored artifact as an output of the slice; whoever asked for the slice reads it from the workload."""
@@ -152,9 +151,9 @@ class Reporter:
                 if self._commits.get(commit.commit_id) is commit:
                     raise
 
-    def _commit(self, commit: Commit, digest: str, line: Mapping[str, Any]) -> Commit:
-        commit.digest = digest
-        self._commits[commit.commit_id] = commit
+    def _commit(self, commit: Commit, line: Mapping[str, Any]) -> Commit:
+        self._asked[commit.commit_id] = commit
+        self._commits.setdefault(commit.commit_id, commit)
         if self._channel is None:
             commit.accept()
         else:
@@ -184,12 +183,12 @@ class Reporter:
     def _hear(self, line: Mapping[str, Any]) -> None:
         if line.get("stop"):
             self._stop_deadline = time.monotonic() + float(line.get("deadline_s", 0.0))
-        elif "ack" in line and line["ack"] in self._commits:
-            self._commits[line["ack"]].accept()
-        elif "nack" in line and line["nack"] in self._commits:
+        elif "ack" in line and line["ack"] in self._asked:
+            self._asked[line["ack"]].accept()
+        elif "nack" in line and line["nack"] in self._asked:
             reason = str(line.get("reason", ""))
-            self._commits[line["nack"]].refuse(Aborted("COMMIT_REFUSED", commit=str(line["nack"]), why=reason))
+            self._asked[line["nack"]].refuse(Aborted("COMMIT_REFUSED", commit=str(line["nack"]), why=reason))
 
     def _lose(self) -> None:
-        for commit in list(self._commits.values()):
+        for commit in (*self._asked.values(), *self._commits.values()):
             commit.refuse(Unavailable("AGENT_GONE", commit=commit.commit_id))

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from lepton.artifacts import CHECKPOINTS, ArtifactStore, Written
-from lepton.errors import LeptonError, Unavailable
+from lepton.errors import DeadlineExceeded, LeptonError, Unavailable
 from lepton.train.checkpoints.exchange import Board, LocalBoard, StoreBoard
 from lepton.train.checkpoints.forked import why
 from lepton.train.checkpoints.manifest import Position
@@ -101,13 +101,21 @@ class Flight:
                 board.forget(keys(self._number, self._crew.world_size), f"{self._number}/read", self._crew.world_size)
 
     def _offer(self, digest: str, board: Board) -> None:
-        self._crew.reporter.checkpoint(digest, step=self._position.step, metrics=self._metrics, commit=self._commit)
+        answer = self._crew.reporter.checkpoint(digest, step=self._position.step, metrics=self._metrics)
+        self._commit.digest = digest
         try:
-            self._commit.wait()
+            answer.wait()
+        except DeadlineExceeded as error:
+            self._crew.tell(self._number, error, board)
+            self._crew.reporter.give_up(self._commit, error)
         except LeptonError as error:
             self._crew.tell(self._number, error, board)
-            return
-        post(board, f"{self._number}/outcome", {"digest": digest})
+            self._commit.refuse(error)
+        else:
+            # The others first: whoever waits for this commit may end the process, and this thread with it.
+            with suppress(RuntimeError):  # the store is gone, and the gang with it
+                post(board, f"{self._number}/outcome", {"digest": digest})
+            self._commit.accept()
 
     def _follow(self, board: Board) -> None:
         try:
