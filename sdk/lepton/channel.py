@@ -202,7 +202,7 @@ class _Multicallable:
         call = self._callable(request, timeout=deadline_s, metadata=headers, **kwargs)
         servers_end = None
         if not self._has_request:
-            servers_end = _ServersEnd()
+            servers_end = ServersEnd()
             call.add_done_callback(servers_end)
         if span is not None:
             call.add_done_callback(_Ending(span))
@@ -214,7 +214,7 @@ class RpcCall:
 
     __slots__ = ("_call", "_servers_end")
 
-    def __init__(self, call: Any, servers_end: "_ServersEnd | None" = None) -> None:
+    def __init__(self, call: Any, servers_end: "ServersEnd | None" = None) -> None:
         self._call, self._servers_end = call, servers_end
 
     def _error(self, error: grpc.aio.AioRpcError) -> LeptonError:
@@ -279,7 +279,7 @@ def _headers(
     return span, headers
 
 
-class _ServersEnd:
+class ServersEnd:
     """How the server ended a call with a stream of requests.
 
     When a write fails because the server has answered already, grpc.aio writes "Internal error from Core" over the

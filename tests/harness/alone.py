@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import load
 from lepton import data, models
 from lepton.artifacts import ArtifactStore
 from lepton.models import ModelPackage
+from lepton.train.checkpoints import Saver
 from lepton.train.environment import RankEnvironment
 from lepton.train.rank_session import RankSession
 from lepton.train.reporter import Reporter
@@ -39,6 +41,15 @@ class Recorder(Reporter):
         """Keeps the checkpoint."""
         self.lines.append({"kind": "checkpoint", "manifest": manifest, "step": step, "metrics": dict(metrics)})
         return super().checkpoint(manifest, step=step, metrics=metrics)
+
+
+class Alone(RankSession):
+    """A rank that forks nothing: this process has threads of other tests, beside which a fork may stand still."""
+
+    @cached_property
+    def saver(self) -> Saver:
+        """Copies what it saves."""
+        return Saver(self.store, self.environment.project, rank=0, world_size=1, reporter=self.reporter, can_fork=False)
 
 
 @dataclass
@@ -96,7 +107,7 @@ def train_alone(folder: Path, dataset: data.AnyDataset, resume: str = "", **sett
         "LEPTON_JOB": f"projects/{PROJECT}/jobs/alone",
         "LEPTON_RESUME": resume,
     }
-    session = RankSession(RankEnvironment.parse(environ))
+    session = Alone(RankEnvironment.parse(environ))
     recorder = Recorder()
     session.__dict__["reporter"] = recorder
     is_finished = train(spec, session)

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from lepton.channel import ServersEnd
 from tests.tenancy.rpcs import Rpc
 
 PATIENCE_S: Final = 30.0
@@ -72,6 +73,9 @@ async def ask(
     method = getattr(channel, kind)(rpc.path, request_serializer=lambda each: each.SerializeToString())
     sent = _each(requests) if rpc.streams_requests else requests[0]
     call = method(sent, timeout=timeout_s, metadata=metadata)
+    end = ServersEnd()
+    if rpc.streams_requests:
+        call.add_done_callback(end)
     messages: list[bytes] = []
     try:
         if rpc.streams_responses:
@@ -81,7 +85,8 @@ async def ask(
                     break
         else:
             messages.append(await call)
-    except grpc.aio.AioRpcError as error:
+    except grpc.aio.AioRpcError as raised:
+        error = end.error or raised
         return Answer(
             code=error.code().name,
             details=error.details() or "",
