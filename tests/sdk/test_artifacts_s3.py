@@ -87,7 +87,7 @@ def test_a_checkpoint_is_written_from_a_fork_and_collected(
         url += f"#key_file={tmp_path}/key"
     caplog.set_level(logging.DEBUG)
     store = ArtifactStore(url)
-    saver = Saver(store, "acme", rank=0, world_size=1, reporter=Reporter(None))
+    saver = Saver(store, "acme", rank=0, world_size=1, reporter=Reporter(None), can_fork=False)
     weights = torch.arange(100_000.0)
     commit = saver.save(
         {"model": {"w": weights}, "step": 3},
