@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from chassis.task_runs import packed
 from lepton.internal.v1 import node_session_pb2 as pb
 from lepton.scheduler.v1 import workload_pb2
-from services.agent.task_runs import packed
 
 Slice = workload_pb2.Slice
 _TOGETHER: Final = 2000  # ends in one message

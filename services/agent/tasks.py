@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from chassis.logs import logger
+from chassis.task_runs import unpacked
 from lepton.errors import InvalidArgument, LeptonError
 from lepton.internal.v1 import node_session_pb2 as pb
 from lepton.names import WorkloadName
@@ -20,7 +21,6 @@ from services.agent.secrets import Given, Secrets, no_secrets
 from services.agent.task import Slice, Task
 from services.agent.task_array import TaskArray, command_of
 from services.agent.task_outbox import TaskOutbox
-from services.agent.task_runs import unpacked
 
 log = logger(__name__)
 STALE: Final = "stale"

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Final
 
+from chassis import task_runs as runs
 from chassis.kv import Compare, Op, Put, mod
 from lepton.internal.v1 import ledger_pb2
 from lepton.names import WorkloadName
 from lepton.scheduler.v1 import workload_pb2
-from services.scheduler import keys, runs
+from services.scheduler import keys
 from services.scheduler.convert.documents import stored
 from services.scheduler.ledger import Ledger
 from services.scheduler.planner import Decision

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from chassis import task_runs as runs
 from lepton.internal.v1 import ledger_pb2, tasks_pb2
-from services.scheduler import runs
 from services.scheduler.lifecycle import FINAL
 from services.scheduler.snapshot import Slice, SliceState
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from chassis.task_runs import packed, unpacked
 from lepton.internal.v1 import node_session_pb2 as pb
 from lepton.internal.v1 import tasks_pb2
 from lepton.scheduler.v1 import program_pb2, workload_pb2
 from services.agent.processes import Warden
-from services.agent.task_runs import packed, unpacked
 from services.agent.tasks import STALE, Tasks
 from tests.harness.array_agent import SURROUNDINGS
 from tests.harness.wait import until

@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from chassis import task_runs as runs
 from chassis.clock import Clock
 from chassis.kv import KV, Get, KVError, Put, mod, present
 from chassis.logs import logger
 from lepton.internal.v1 import node_session_pb2, tasks_pb2
 from lepton.names import WorkloadName
 from lepton.scheduler.v1 import workload_pb2
-from services.scheduler import keys, runs
+from services.scheduler import keys
 from services.scheduler.convert.documents import stored
 from services.scheduler.ledger import Ledger
 from services.scheduler.records import AssignmentRecord
