@@ -168,6 +168,7 @@ async def test_a_process_finds_them_too_and_nobody_else_sees_them(world: World) 
     agent = psutil.Process(world.agents.agents["n1"].process.pid)
     around = [agent, *agent.children(recursive=True)]
     (own,) = (each for each in around if each.name() == "sleep")
+    await until(lambda: own.environ())  # the kernel names a new program a moment before it shows its environment
     assert own.environ()["TOKEN"] == world.token  # the control: it is found where it is
     folder = Path(own.environ()["LEPTON_SECRETS"])
     assert (folder / "k").read_text() == world.key
