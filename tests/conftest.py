@@ -10,7 +10,7 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-pytest_plugins = ["tests.harness.etcd"]
+pytest_plugins = ["tests.harness.etcd", "tests.harness.triton_race"]
 
 # A change is judged by what it changes: `make test` draws the same examples every time. `make test-all` draws new ones.
 settings.register_profile("repeatable", derandomize=True)
