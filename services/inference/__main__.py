@@ -32,6 +32,7 @@ from services.inference.conversions import Conversions
 from services.inference.counting import BATCH_PREDICTIONS, DEPLOYMENTS, OPTIMIZATIONS, counted_by_kind
 from services.inference.deployments import Deployments
 from services.inference.envoy import EnvoyAdmin
+from services.inference.envoy.log_rotation import LogRotation
 from services.inference.envoy.rejections import Rejections
 from services.inference.gateway import GatewayFiles
 from services.inference.gateway_identity import gateway_value, keep_certified, token_rules
@@ -88,6 +89,14 @@ async def build(config: InferenceConfig, app: App) -> None:
         )
     )
     envoy = EnvoyAdmin(gateway.directory)
+    rotation = LogRotation(
+        path=gateway.access_log,
+        admin=envoy,
+        clock=app.clock,
+        file_bytes=config.gateway.access_log_bytes,
+        files=config.gateway.access_log_files,
+    )
+    app.loop("bound the access log", rotation.run)
     rejections = Rejections(envoy, app.clock)
     app.loop("look what Envoy refuses", rejections.run)
     files = GatewayFiles(kv, ledger, gateway, recorder=recorder.endpoint, holder=holder, rejections=rejections)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chassis.config import ServiceConfig
+from chassis.config import ConfigError, ServiceConfig
 from services.inference.autoscaling.settings import AutoscalingSettings
 from services.inference.shared.settings import SharedSettings
 
@@ -22,6 +22,14 @@ class GatewaySettings:
     """Envoy's own administration, on loopback."""
     join_token_file: str = ""
     """Admits the gateway's certificate to the mesh, the first time."""
+    access_log_bytes: int = 256 << 20
+    """A file of the access log that is larger is set aside, as `access.log.1`; a call takes some 400 bytes of it."""
+    access_log_files: int = 4
+    """How many earlier files are kept; the oldest is overwritten."""
+
+    def __post_init__(self) -> None:
+        if self.access_log_bytes < 1 or self.access_log_files < 1:
+            raise ConfigError("gateway.access_log_bytes and gateway.access_log_files must be 1 at least")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

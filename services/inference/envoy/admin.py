@@ -65,12 +65,16 @@ class EnvoyAdmin:
         """One of Envoy's own statistics; 0 while it has none of that name."""
         return next((int(each["value"]) for each in await self.statistics(f"^{re.escape(name)}$")), 0)
 
+    async def reopen_logs(self) -> None:
+        """Has the access log opened anew, under its name. Raises OSError."""
+        await asyncio.to_thread(self._read, "/reopen_logs", b"")
+
     async def _json(self, path: str) -> Any:
         return json.loads(await asyncio.to_thread(self._read, path))
 
-    def _read(self, path: str) -> bytes:
+    def _read(self, path: str, posted: bytes | None = None) -> bytes:
         url = f"http://{self._address.read_text().strip()}{path}"
-        with urllib.request.urlopen(url, timeout=self._timeout_s) as answer:
+        with urllib.request.urlopen(url, posted, timeout=self._timeout_s) as answer:
             content: bytes = answer.read()
             return content
 
