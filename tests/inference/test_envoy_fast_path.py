@@ -80,6 +80,8 @@ def test_what_a_caller_writes_stands_behind_what_auth_has_signed() -> None:
         for value in spelling()["on_request_headers"]
     }
     signed, _, written = texts[CALL].rpartition(" ")
-    assert "grpc_field_extraction" in written
+    assert written == f"%FILTER_STATE({MODEL}:PLAIN)%"
+    assert list(texts).index(MODEL) < list(texts).index(CALL)
+    assert "grpc_field_extraction" in texts[MODEL]
     assert signed.count("jwt_authn:claims") == 3
     assert "REQ(" not in json.dumps(texts)

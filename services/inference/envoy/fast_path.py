@@ -28,10 +28,12 @@ _MAX_EXCEPTIONS: Final = 500
 def spelling() -> Json:
     """The settings of the filter that spells calls; it has the route looked up anew, by the model."""
     claim = "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:claims:{})%"
-    model = "%DYNAMIC_METADATA(envoy.filters.http.grpc_field_extraction:model_name)%"
     texts = {
-        CALL: " ".join([*(claim.format(name) for name in ("permissions", "within", "sub")), model]),
-        MODEL: model,
+        MODEL: "%DYNAMIC_METADATA(envoy.filters.http.grpc_field_extraction:model_name)%",
+        # What is spelled already is not written as JSON once more.
+        CALL: " ".join(
+            [*(claim.format(name) for name in ("permissions", "within", "sub")), f"%FILTER_STATE({MODEL}:PLAIN)%"]
+        ),
         TOKEN: claim.format("jti"),
         SESSION: claim.format("sid"),
     }
