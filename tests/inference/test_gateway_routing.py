@@ -185,6 +185,22 @@ async def test_every_answer_tells_its_lineage_in_trailing_metadata(scene: Scene)
     assert dict(refused.value.trailing_metadata() or ())["lepton-revision"] == "1"
 
 
+async def test_a_replica_is_told_nothing_that_it_does_not_need(scene: Scene) -> None:
+    """Neither the caller's token nor their address, and no header of Envoy's own; the caller hears of none either."""
+    await scene.route(100, 0)
+    await scene.answered_by("one")
+    answer = await scene.ada.infer(MODEL, ("mark", "mine"), ("x-request-id", "the caller's own"))
+    told = scene.one.metadata
+    assert {key for key in told if not key.startswith("grpc-")} == {
+        "mark",
+        "x-request-id",
+        "x-forwarded-proto",
+        "user-agent",
+    }
+    assert (told["mark"], told["x-request-id"]) == ("mine", "the caller's own")
+    assert not [key for key in answer.trailing if key.startswith("x-envoy-")]
+
+
 async def test_every_replica_tells_its_own_engine(scene: Scene) -> None:
     engines = {"one": "onnxruntime", "two": "tensorrt/tensorrt_10.13.3_h200_fp16_0011_0022"}
     endpoints = (scene.one.endpoint, scene.two.endpoint)

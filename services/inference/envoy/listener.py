@@ -57,6 +57,9 @@ def _connection_manager(gateway: Gateway) -> Json:
             }
         ],
         "use_remote_address": True,
+        # A replica needs neither a number of its own for each call (there is the trace) nor the caller's address.
+        "generate_request_id": False,
+        "skip_xff_append": True,
         "request_headers_timeout": "10s",
         "stream_idle_timeout": "900s",
         "common_http_protocol_options": {"idle_timeout": "300s"},
@@ -74,7 +77,7 @@ def _connection_manager(gateway: Gateway) -> Json:
             discovered(gateway, "policy"),
             discovered(gateway, "limits"),
             discovered(gateway, "streams"),
-            http_filter("router", "router.v3.Router"),
+            http_filter("router", "router.v3.Router", suppress_envoy_headers=True),
         ],
         "access_log": [access_log(gateway)],
         "local_reply_config": local_replies(),

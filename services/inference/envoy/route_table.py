@@ -37,7 +37,7 @@ def route_table(gateway: Gateway, routes: Routes) -> Json:
     return {
         "@type": TYPE + "envoy.config.route.v3.RouteConfiguration",
         "name": "models",
-        "request_headers_to_remove": ["x-lepton-route"],
+        "request_headers_to_remove": ["x-lepton-route", "x-envoy-external-address"],
         "virtual_hosts": [table],
     }
 

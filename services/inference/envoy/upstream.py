@@ -176,7 +176,7 @@ def tell_lineage(lineage: Mapping[str, str]) -> Sequence[Json]:
 
 def _of_endpoint(key: str) -> str:
     """What stands in the metadata of the endpoint that a call goes to; nothing is sent where it has none."""
-    return f'%UPSTREAM_METADATA(["{TOLD}", "{key}"])%'
+    return f"%UPSTREAM_METADATA({TOLD}:{key})%"
 
 
 def tell_holder() -> Json:
