@@ -87,6 +87,7 @@ def test_make_help_lists_every_target() -> None:
 
 
 @pytest.mark.parametrize("service", CONTROL_PLANE)
+@pytest.mark.integration
 def test_a_service_starts_without_loading_torch(service: str) -> None:
     """A torch import costs two seconds and 200 MB in each process; only ranks and the launcher pay it.
 

@@ -4,7 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from services.agent.launcher.heap import keep_what_is_freed
+
+pytestmark = pytest.mark.integration
 
 STEPS = """
 import resource

@@ -15,6 +15,8 @@ from services.agent.confinement import Confinement
 from services.agent.requirements import PipSettings, build, checked, key_of, pip_settings
 from tests.harness.wait import until
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.parametrize(
     "text",

@@ -13,6 +13,8 @@ import pytest
 from services.agent.output import Tail
 from services.agent.watchdog import Watchdog, catches
 
+pytestmark = pytest.mark.integration
+
 SLEEPER = "import time; time.sleep(600)"
 
 

@@ -16,6 +16,8 @@ from tests.auth.test_directory import project
 from tests.auth.test_ending_access import claims
 from tests.harness.auth import RunningAuth, Stubs
 
+pytestmark = pytest.mark.integration
+
 
 async def robot(auth: RunningAuth, role: str = "roles/admin") -> str:
     """A service account of acme that holds a role in acme and in other."""

@@ -15,6 +15,8 @@ from tests.auth.test_access_control import alice, bind, role
 from tests.auth.test_directory import project
 from tests.harness.auth import RunningAuth, Stubs
 
+pytestmark = pytest.mark.exhaustive
+
 ACME = "projects/acme"
 WORKING_HOURS = TimeWindow(days=[1, 2, 3, 4, 5], start="08:00", end="18:00", time_zone="Europe/Berlin")
 WORKING = Condition(pools=["pools/a"], max_priority=5, windows=[WORKING_HOURS])

@@ -25,6 +25,8 @@ from tests.harness.auth import RunningAuth, Stubs, running_auth
 from tests.harness.clock import ManualClock
 from tests.harness.memory_kv import MemoryKV
 
+pytestmark = pytest.mark.integration
+
 LONG = Lifetimes(certificate_s=400 * 86_400)
 
 

@@ -26,6 +26,8 @@ from tests.harness.clock import ManualClock
 from tests.harness.memory_kv import MemoryKV
 from tests.harness.wait import until
 
+pytestmark = pytest.mark.integration
+
 
 def csr(*hosts: str) -> str:
     return signing_request(hosts or ("localhost", "127.0.0.1"))[1].decode()

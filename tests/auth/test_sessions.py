@@ -20,6 +20,8 @@ from tests.harness.clock import ManualClock
 from tests.harness.memory_kv import MemoryKV
 from tests.harness.wait import until
 
+pytestmark = pytest.mark.integration
+
 PASSWORD = "correct horse battery"
 # TLS goes by the machine's clock: the certificate must outlive what the test's clock is advanced by.
 LONG = Lifetimes(certificate_s=400 * 86_400)

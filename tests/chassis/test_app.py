@@ -18,6 +18,8 @@ from chassis.credentials import Credentials
 from lepton import channel
 from tests.harness.wait import until
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 
 

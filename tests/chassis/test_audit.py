@@ -33,6 +33,8 @@ from lepton.internal.v1.audit_feed_pb2 import AuditEntry
 from tests.harness.mesh import Mesh, serving
 from tests.harness.wait import until
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 LIMIT = 64 << 20
 ACME = EchoMessage(name="projects/acme/jobs/one", text="hello")

@@ -35,6 +35,8 @@ from tests.harness.mesh import Mesh, serving
 from tests.harness.protos import every_method
 from tests.harness.wait import until
 
+pytestmark = pytest.mark.integration
+
 ACME = EchoMessage(name="projects/acme/jobs/one", text="x")
 
 

@@ -13,6 +13,8 @@ from bench.echo import EchoMessage, PingMessage
 from chassis.quick_check import proof_of
 from deploy.retry_policy import methods
 
+pytestmark = pytest.mark.exhaustive
+
 VALIDATOR = Validator()
 REQUESTS = {method.input_type.full_name: method.input_type for method in methods()}
 REQUESTS |= {message.DESCRIPTOR.full_name: message.DESCRIPTOR for message in (EchoMessage, PingMessage)}

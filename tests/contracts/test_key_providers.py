@@ -19,6 +19,8 @@ from services.auth.key_providers import ProjectKeySettings, Succession, key_prov
 from services.auth.keyring import add_key, create_keyring, retire_key
 from tests.contracts.key_provider import KeyProviderContract
 
+pytestmark = pytest.mark.integration
+
 REGION = "eu-central-1"
 
 

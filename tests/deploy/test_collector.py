@@ -21,6 +21,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from tests.harness.collector import RunningCollector, collector
 from tests.harness.pki import TokenSigner
 
+pytestmark = pytest.mark.integration
+
 PROTOBUF = "application/x-protobuf"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT, CHILD = "b7ad6b7169203331", "00f067aa0ba902b7"

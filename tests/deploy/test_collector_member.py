@@ -19,6 +19,8 @@ from tests.harness.collector import CollectorProcess, collector_process
 from tests.harness.memory_kv import MemoryKV
 from tests.harness.wait import until
 
+pytestmark = pytest.mark.integration
+
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 

@@ -20,6 +20,8 @@ from tests.harness.listeners import Listening, answers_plaintext
 from tests.harness.mesh_ca import MeshCa
 from tests.harness.wait import until
 
+pytestmark = pytest.mark.integration
+
 
 @pytest_asyncio.fixture
 async def kept(tmp_path: Path) -> AsyncIterator[RunningCollector]:

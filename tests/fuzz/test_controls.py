@@ -17,6 +17,8 @@ from tests.fuzz.messages import smaller
 from tests.fuzz.world import UNLIMITED, Service
 from tests.harness.mesh import serving
 
+pytestmark = pytest.mark.exhaustive
+
 
 async def campaign(servicer: Echo, *, spoil: Callable[[Any], None] = lambda _: None) -> Report:
     async with serving() as mesh:

@@ -22,6 +22,8 @@ from services.inference.triton_repository import CONFIG
 from tests.harness.crashes import Steps
 from tests.inference.conftest import PROJECT, World, deployment_request, workload_of
 
+pytestmark = pytest.mark.integration
+
 GOLDEN = "sha256:" + "b" * 64
 
 

@@ -9,6 +9,7 @@ import pytest
 from tests.harness.triton_race import races
 
 pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.integration
 
 SERVER = "/opt/tritonserver/bin/tritonserver"
 FRAMES = [

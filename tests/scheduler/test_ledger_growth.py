@@ -22,6 +22,8 @@ from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import workload
 from tests.harness.wait import until
 
+pytestmark = pytest.mark.exhaustive
+
 Workload = workload_pb2.Workload
 SEED = 7
 FENCE_S = 10.0

@@ -12,6 +12,8 @@ from services.scheduler.snapshot import Kind, Reservation, Slice, Snapshot, Stat
 from tests.scheduler.histories import Story, check_all, failure, shortened
 from tests.scheduler.invariants import Planner
 
+pytestmark = pytest.mark.exhaustive
+
 PARTS = 8
 
 

@@ -13,6 +13,8 @@ from services.scheduler.planning.allocation import allocate
 from services.scheduler.planning.demand import Allocation, Demand, Grant, Source
 from services.scheduler.planning.shortage import Shortage, shortages
 
+pytestmark = pytest.mark.exhaustive
+
 GENERAL = Source(name="general", nodes=8, capacity={"cores": 2000, "storage": 1e12}, kind="GENERAL")
 FAST = Source(name="fast", nodes=2, capacity={"cores": 2000, "storage": 1e12}, kind="PERFORMANCE")
 STORE = Source(name="store", nodes=3, capacity={"storage": 100e12}, kind="STORAGE")

@@ -3,8 +3,12 @@
 import asyncio
 import time
 
+import pytest
+
 from tests.harness.agent import ScriptedAgent, Slice
 from tests.harness.scheduling import TTL_S, Replica, Workload, pb, workload
+
+pytestmark = pytest.mark.integration
 
 
 async def test_a_failed_slice_restarts_the_whole_gang_under_a_new_generation(replica: Replica) -> None:

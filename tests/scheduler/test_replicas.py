@@ -21,6 +21,8 @@ from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica, Workload, config, replica_of, start_replica, until, workload
 from tests.scheduler.world import node
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(params=["memory", pytest.param("etcd", marks=pytest.mark.integration)])
 def cluster(request: pytest.FixtureRequest) -> EtcdCluster | None:

@@ -1,9 +1,13 @@
 """Independent slices: a deployment never loses its healthy replicas."""
 
+import pytest
+
 from lepton.errors import LeptonError
 from lepton.scheduler.v1 import resources_pb2
 from tests.harness.agent import ScriptedAgent, Slice
 from tests.harness.scheduling import Replica, Workload, pb, program, until, workload
+
+pytestmark = pytest.mark.integration
 
 
 def _update(name: str, workload_: Workload) -> pb.UpdateWorkloadRequest:

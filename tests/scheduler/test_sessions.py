@@ -8,6 +8,8 @@ from tests.harness.agent import ScriptedAgent
 from tests.harness.memory_kv import MemoryKV
 from tests.harness.scheduling import Replica, Workload, config, replica_of, until, workload
 
+pytestmark = pytest.mark.integration
+
 
 async def test_a_node_of_an_unknown_pool_is_refused(replica: Replica) -> None:
     async with ScriptedAgent("pools/nowhere/nodes/n1") as agent:

@@ -23,6 +23,8 @@ from services.scheduler.simulator.yardstick import las, measure, srsf, srtf
 from services.scheduler.snapshot import Kind, Node, Slice, Snapshot, State
 from tests.scheduler.world import group, node, workload
 
+pytestmark = pytest.mark.exhaustive
+
 _FIRST = fleet.nodes(1, 4, pool=philly.POOL)[0]
 LEAVING: dict[str, Any] = {  # the first node goes and comes back, again and again
     "leaves": [(2000.0 * at, _FIRST.name) for at in range(1, 8)],

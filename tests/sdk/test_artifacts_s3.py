@@ -16,6 +16,8 @@ from lepton.errors import FailedPrecondition, NotFound
 from lepton.train.checkpoints import Checkpoint, Position, Saver
 from lepton.train.reporter import Reporter
 
+pytestmark = pytest.mark.integration
+
 ACCESS, SECRET = "AKIATESTTESTTESTTEST", "very-secret-access-key"
 
 

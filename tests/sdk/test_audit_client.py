@@ -26,6 +26,8 @@ from tests.harness.auth import RunningAuth, running_auth
 from tests.harness.memory_kv import MemoryKV
 from tests.harness.wait import until
 
+pytestmark = pytest.mark.integration
+
 Run = Callable[..., Coroutine[Any, Any, Any]]
 PASSWORD = "correct horse battery"
 

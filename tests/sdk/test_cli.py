@@ -121,6 +121,7 @@ async def test_people_programs_and_projects(run: Run, world: SmallLepton, tmp_pa
     assert (await run("projects", "use", "none")).exit_code == 15
 
 
+@pytest.mark.integration
 async def test_training_is_shown_until_it_ends(run: Run, world: SmallLepton, tmp_path: Path) -> None:
     images = np.zeros((4, 1, 2, 2), np.uint8)
     np.savez(tmp_path / "images.npz", x=images, y=np.arange(4))
@@ -206,6 +207,7 @@ async def test_a_model_is_deployed_and_asked(run: Run, world: SmallLepton, tmp_p
     assert len(world.table(ModelVersion).rows) == 2
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", CLASSES.values(), ids=lambda kind: kind.__name__)
 async def test_every_status_has_its_exit_code(run: Run, world: SmallLepton, kind: type[LeptonError]) -> None:
     world.fail("GetJob", kind("SOME_REASON", "It went wrong.", fields={"job.epochs": "must be > 0"}), times=99)
@@ -217,6 +219,7 @@ async def test_every_status_has_its_exit_code(run: Run, world: SmallLepton, kind
     assert "Traceback" not in failed.stderr
 
 
+@pytest.mark.integration
 async def test_a_service_that_is_away_is_told_and_waited_for(run: Run, world: SmallLepton) -> None:
     world.table(Job).put(Job(name=NAME, state=Job.RUNNING))
     await world.kill("trainer")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from typer.testing import CliRunner
 
@@ -17,6 +18,8 @@ from lepton.client import AsyncClient
 from lepton.profile import Profile, write
 from tests.harness.auth import RunningAuth, running_auth
 from tests.harness.memory_kv import MemoryKV
+
+pytestmark = pytest.mark.integration
 
 Run = Callable[..., Coroutine[Any, Any, Any]]
 PASSWORD = "correct horse battery"

@@ -25,6 +25,8 @@ from tests.harness.small_lepton import PASSWORD, SmallLepton
 from tests.harness.wait import until
 from tests.sdk.test_curves import point, scalars
 
+pytestmark = pytest.mark.integration
+
 NAME = "projects/acme/jobs/digits"
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 Run = Callable[..., Coroutine[Any, Any, Any]]

@@ -15,6 +15,8 @@ from lepton.trainer.v1.job_pb2 import Job
 from lepton.trainer.v1.trainer_service_pb2 import LogLine
 from tests.harness.small_lepton import SmallLepton
 
+pytestmark = pytest.mark.integration
+
 LEPTON = (sys.executable, "-m", "lepton.cli")
 
 

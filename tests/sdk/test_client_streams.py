@@ -16,6 +16,8 @@ from lepton.trainer.v1.trainer_service_pb2 import LogLine, MetricPoint
 from tests.harness.small_lepton import PASSWORD, SmallLepton
 from tests.harness.wait import until
 
+pytestmark = pytest.mark.integration
+
 JOB = Job(recipe=Recipe(name="image_classifier"), workers=Workers(count=2))
 NAME = "projects/acme/jobs/digits"
 

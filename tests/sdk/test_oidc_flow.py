@@ -17,6 +17,8 @@ from lepton.oidc.loopback import Loopback, loopback
 from lepton.oidc.sign_in import choose
 from lepton.oidc.token_endpoint import post
 
+pytestmark = pytest.mark.integration
+
 PROVIDER = IdentityProvider(
     provider="corp",
     issuer="https://login.test",

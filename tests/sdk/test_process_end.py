@@ -11,6 +11,8 @@ import pytest
 
 from tests.harness.mesh import serving
 
+pytestmark = pytest.mark.integration
+
 HELD_S: Final = 2.0  # by gRPC, in a process that still holds a call over TLS
 
 PROGRAM: Final = """

@@ -14,6 +14,8 @@ from services.trainer.journal import Journal, Limits, Source
 from services.trainer.journal_file import JournalFile
 from services.trainer.journal_lines import log_line, printed_by, thinned_points
 
+pytestmark = pytest.mark.integration
+
 RANK0, RANK1 = Source(generation=1, rank=0), Source(generation=1, rank=1)
 SMALL = Limits(output=40_000, measurements=30_000, events=10_000)
 

@@ -26,6 +26,8 @@ from tests.harness.auth import RunningAuth, running_auth
 from tests.harness.memory_kv import MemoryKV
 from tests.harness.oidc import Minter
 
+pytestmark = pytest.mark.integration
+
 # What rests on transactions is shown on both stores.
 BOTH_STORES = pytest.mark.parametrize(
     "cluster", ["memory", pytest.param("etcd", marks=pytest.mark.integration)], indirect=True

@@ -22,6 +22,8 @@ from tests.harness.auth import RunningAuth, running_auth
 from tests.harness.memory_kv import MemoryKV
 from tests.harness.oidc import Minter
 
+pytestmark = pytest.mark.integration
+
 AUDIENCE = "lepton-ci"
 POD = "system:serviceaccount:ci:deployer"
 ROBOT = "projects/acme/serviceAccounts/robot"

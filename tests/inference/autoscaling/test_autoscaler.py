@@ -30,6 +30,8 @@ from tests.harness.serving import gateway
 from tests.harness.shown import shown
 from tests.harness.wait import until
 
+pytestmark = pytest.mark.integration
+
 NAME = DeploymentName("acme", "digits")
 MODEL = "acme.digits"
 SETTINGS = AutoscalingSettings(every_s=0.02, publish_s=0.25, tell_s=0.1, bucket_s=0.05, season_buckets=4)

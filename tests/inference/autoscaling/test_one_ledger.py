@@ -31,6 +31,8 @@ from tests.harness.scheduling import Replica, Workload, config, replica_of, work
 from tests.harness.serving import linear_model
 from tests.inference.conftest import World, deployment_request
 
+pytestmark = pytest.mark.integration
+
 NODE = "pools/general/nodes/n1"
 CORE = 1000
 

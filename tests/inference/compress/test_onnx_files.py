@@ -14,6 +14,8 @@ from services.inference.compress.judging import Measure, answers, judge
 from services.inference.compress.samples import Part
 from services.inference.compress.variants import Precision
 
+pytestmark = pytest.mark.integration
+
 ARCHITECTURE = Architecture(
     name="language_model", config={"vocabulary": 64, "context": 16, "width": 64, "layers": 1, "heads": 4}
 )
