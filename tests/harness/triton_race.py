@@ -1,11 +1,11 @@
 """Repeats a test, once and visibly, in which Triton died of its own race.
 
-Triton before 2.56 (25.03) dies now and then when a caller goes away in the moment in which the answer is ready: the
-handler of gRPC calls uses the state of a call that another thread has released (triton-inference-server/server#8034,
-mended by its #8078; ARCHITECTURE.md, "Known limits"). It is known by its trace: a segmentation fault below a thread of
-the gRPC front end, in the server's own program and the C and C++ libraries and nowhere else. A test in which it
-happened says nothing of Lepton, so its fixtures are taken down, of whatever scope, and it runs again; a second time is
-a failure, and a server that dies anywhere else is one at once.
+From 2.39 (23.10), which hears of cancelled calls, until 2.57 (25.04) Triton dies now and then when a caller goes away
+in the moment in which the answer is ready: the handler of gRPC calls uses the state of a call that another thread has
+released (triton-inference-server/server#8034, mended by its #8078; ARCHITECTURE.md, "Known limits"). It is known by its
+trace: a segmentation fault below a thread of the gRPC front end, in the server's own program and the C and C++
+libraries and nowhere else. A test in which it happened says nothing of Lepton, so its fixtures are taken down, of
+whatever scope, and it runs again; a second time is a failure, and a server that dies anywhere else is one at once.
 """
 
 import re
