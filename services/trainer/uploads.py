@@ -84,11 +84,16 @@ class Uploads:
         finally:
             await asyncio.shield(writer.flush())  # a call that was cut off has brought what it has brought
         if writer.at == size:
-            await self._join(place)
+            await self._join(place, size)
 
-    async def _join(self, place: _Place) -> None:
+    async def _join(self, place: _Place, size: int) -> None:
         project = place.project.project
         parts = await self._parts(place)
+        if _end(parts) != size:  # another call has come to the end meanwhile, and its parts have gone
+            if not await self._artifacts.exists(project, place.digest):
+                raise _moved(place, _end(parts))
+            await self._forget(place)
+            return
         try:
             found = await self._artifacts.join(project, [digest for _, _, digest in parts], place.digest)
         except NotFound as error:  # it took so long that its first parts have run out

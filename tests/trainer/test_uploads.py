@@ -117,6 +117,42 @@ async def test_two_clients_of_one_artifact_do_not_mix(place: tuple[Uploads, Arti
     assert await artifacts.read("acme", digest_of(data)) == data
 
 
+async def overtaken(place: tuple[Uploads, ArtifactStore, MemoryKV], data: bytes, other: bytes) -> None:
+    """A client that has sent a half while another one sends `other` as the rest, to the end; then it goes on itself."""
+    uploads, _, _ = place
+    half = len(data) // 2
+    first = pb.UploadArtifactRequest(parent=str(ACME), digest=digest_of(data), size_bytes=len(data))
+
+    async def slow() -> AsyncIterator[pb.UploadArtifactRequest]:
+        yield pb.UploadArtifactRequest(data=data[:half])
+        again = pb.UploadArtifactRequest(parent=str(ACME), digest=digest_of(data), size_bytes=len(data), offset=half)
+        with suppress(InvalidArgument):
+            await uploads.receive(again, pieces(other, random.Random(5), None), ACME)
+        yield pb.UploadArtifactRequest(data=data[half:])
+
+    await uploads.receive(first, slow(), ACME)
+
+
+async def test_who_is_overtaken_by_another_that_ends_has_an_artifact_too(
+    place: tuple[Uploads, ArtifactStore, MemoryKV],
+) -> None:
+    """The other's end takes away the parts: what is sent then follows on nothing, and must not count as wrong bytes."""
+    _, artifacts, kv = place
+    data = random.Random(6).randbytes(20_000)
+    await overtaken(place, data, data[10_000:])
+    assert await artifacts.read("acme", digest_of(data)) == data
+    assert not (await kv.list("/lepton/trainer/uploads/")).entries
+
+
+async def test_who_is_overtaken_by_wrong_bytes_begins_again(place: tuple[Uploads, ArtifactStore, MemoryKV]) -> None:
+    uploads, artifacts, _ = place
+    data = random.Random(7).randbytes(20_000)
+    with pytest.raises(Aborted, match="UPLOAD_MOVED"):
+        await overtaken(place, data, bytes(10_000))
+    await send(uploads, data, random.Random(8), cut=False)
+    assert await artifacts.read("acme", digest_of(data)) == data
+
+
 async def test_a_part_is_no_artifact(place: tuple[Uploads, ArtifactStore, MemoryKV]) -> None:
     uploads, artifacts, kv = place
     data = b"a" * 1000 + b"b" * 1000
