@@ -10,7 +10,6 @@ whatever scope, and it runs again; a second time is a failure, and a server that
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,10 +65,10 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     repeats.begins()
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    if any(each.failed for each in reports) and repeats.excused():
-        for each in _failed(reports):
-            each.outcome = "rerun"  # type: ignore[assignment]
-            item.ihook.pytest_runtest_logreport(report=each)
+    first = next((each for each in reports if each.failed), None)
+    if first is not None and repeats.excused():
+        first.outcome = "rerun"  # type: ignore[assignment]
+        item.ihook.pytest_runtest_logreport(report=first)
         try:
             item.session._setupstate.teardown_exact(None)
         except Exception as error:  # fixtures that find their Triton gone: this is why they go
@@ -80,10 +79,6 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         item.ihook.pytest_runtest_logreport(report=each)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
-
-
-def _failed(reports: list[pytest.TestReport]) -> Iterator[pytest.TestReport]:
-    return (each for each in reports if each.failed)
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:

@@ -41,7 +41,12 @@ OTHERS = {
 }
 
 TESTS = """
-    import pathlib, pytest
+    import pytest
+
+    @pytest.fixture
+    def unharmed(world):
+        yield world
+        assert not (world / "triton.log").exists(), "one was replaced"
 
     @pytest.fixture(scope="module")
     def world(tmp_path_factory):
@@ -51,7 +56,7 @@ TESTS = """
         yield folder
         {after}
 
-    def test_it(world):
+    def test_it(world, unharmed):
         with open({tally!r}) as tally:
             worlds = len(tally.read())
         if worlds <= {crashes}:
@@ -92,8 +97,8 @@ def test_a_world_that_misses_its_server_does_not_fail_the_repeat(pytester: pytes
 
 
 def test_a_second_time_is_a_failure(pytester: pytest.Pytester) -> None:
-    assert ran(pytester, crashes=2, log=RACE) == ({"passed": 1, "failed": 1, "rerun": 1}, 2)
+    assert ran(pytester, crashes=2, log=RACE) == ({"passed": 1, "failed": 1, "errors": 1, "rerun": 1}, 2)
 
 
 def test_any_other_end_is_a_failure_at_once(pytester: pytest.Pytester) -> None:
-    assert ran(pytester, crashes=1, log=OTHERS["the server's core"]) == ({"passed": 1, "failed": 1}, 1)
+    assert ran(pytester, crashes=1, log=OTHERS["the server's core"]) == ({"passed": 1, "failed": 1, "errors": 1}, 1)
