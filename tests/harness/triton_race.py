@@ -71,7 +71,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         item.ihook.pytest_runtest_logreport(report=first)
         try:
             item.session._setupstate.teardown_exact(None)
-        except Exception as error:  # fixtures that find their Triton gone: this is why they go
+        except (Exception, pytest.fail.Exception) as error:  # fixtures that find their Triton gone: this is why they go
             item.warn(pytest.PytestWarning(f"taken down after Triton's own race: {error!r}"))
         item._initrequest()  # type: ignore[attr-defined]
         reports = runtestprotocol(item, nextitem=nextitem, log=False)

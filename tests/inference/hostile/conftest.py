@@ -19,15 +19,15 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         await until(lambda: running.witness.answered > 5, 30)
         before = running.resident_bytes()
         yield running
+        assert running.servers() == running.started, "one was replaced"
         assert running.resident_bytes() < before + GROWTH_BYTES
 
 
 @pytest_asyncio.fixture(loop_scope="package")
 async def unharmed(stage: World) -> AsyncIterator[World]:
     """The world for one attack: whatever it does, the good model answers, rightly, without a single failure."""
-    servers = stage.servers()
     yield stage
-    assert stage.servers() == servers, "one was replaced"
+    assert stage.servers() == stage.started, "one was replaced"
     answered = stage.witness.answered
     await until(lambda: stage.witness.answered > answered + 3, 30)
     assert stage.witness.failures == []

@@ -73,6 +73,11 @@ class World:
     beside: TritonServer
     channel: grpc.aio.Channel
     witness: Witness
+    started: frozenset[int] = frozenset()
+    """The servers that must live through everything."""
+
+    def __post_init__(self) -> None:
+        self.started = self.servers()
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -99,9 +104,9 @@ class World:
             *(p for guard in guards for p in guard.children(recursive=True)),
         ]
 
-    def servers(self) -> set[int]:
-        """The processes that must live through everything: Envoy, and the Tritons without their stubs."""
-        return {each.pid for each in self.processes() if each.name() in {"envoy", "tritonserver"}}
+    def servers(self) -> frozenset[int]:
+        """Envoy, and the Tritons without their stubs."""
+        return frozenset(each.pid for each in self.processes() if each.name() in {"envoy", "tritonserver"})
 
     def resident_bytes(self) -> int:
         """Memory of all of them."""
