@@ -22,8 +22,10 @@ from deploy.local.listeners import PLAINTEXT, exception
 from lepton.client import AsyncClient
 from lepton.inference.v1.deployment_pb2 import Deployment
 from lepton.trainer.v1.job_pb2 import Job
+from services.inference.config import GatewaySettings
 from tests.harness.gateway_load import stub
 from tests.harness.listeners import answers_plaintext, listening, shakes_hands
+from tests.harness.wait import until
 from tests.mesh.conftest import Stack, digits_job
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -225,3 +227,19 @@ async def test_every_listener_has_tls_but_those_of_the_table(
         *(("collector", name) for name in ("otlp-grpc", "otlp-http")),
         ("gateway", "gateway"),
     }
+
+
+async def test_the_service_beside_the_gateway_bounds_its_access_log(stack: Stack) -> None:
+    log = stack.home.root / "gateway" / "access.log"
+    full = GatewaySettings(directory=log.parent, address="").access_log_bytes
+    credentials = grpc.ssl_channel_credentials(stack.profile.trust_bundle.read_bytes())
+    options = [("grpc.ssl_target_name_override", "gateway")]
+    async with grpc.aio.secure_channel(stack.profile.gateway, credentials, options=options) as channel:
+        with pytest.raises(grpc.aio.AioRpcError, match="UNAUTHENTICATED"):
+            await stub(channel)(service_pb2.ModelInferRequest(), timeout=20)
+    await until(
+        lambda: log.stat().st_size > 0, 20
+    )  # Envoy writes: a log that nobody has written to is never opened anew
+    os.truncate(log, full)  # a hole: it takes no room
+    await until(lambda: log.with_name("access.log.1").exists() and log.exists(), 60)
+    assert log.stat().st_size < full
